@@ -1,0 +1,642 @@
+"""The command ``simspine``: one sub-command a capability.
+
+What a command needs is imported inside its function, so that ``simspine --help`` answers in a moment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from simspine_jax import __version__
+from simspine_jax.errors import FileFormatError, SimspineError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from simspine_jax.io import IKSetup
+    from simspine_jax.kinematics.model import SpineModel
+    from simspine_jax.motions import Motion
+    from simspine_jax.pipeline import FailedTrial, IKOptions, LoadedModel, Progress, TrialResult
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+DEFAULT_PORT = 8080
+
+MODEL_HELP = "an OpenSim model (.osim), or a converted one (its .xml, .json or folder)"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
+    arguments = build_parser().parse_args(argv)
+    _keep_compiled_programs()
+    try:
+        return arguments.run(arguments)
+    except SimspineError as error:
+        return _fail(str(error))
+    except BrokenPipeError:
+        # Who reads our output has left, as `head` does; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _fail(f"{error.filename or 'the system'}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        print("simspine: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _fail(message: str) -> int:
+    print(f"simspine: error: {' '.join(message.split())}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _note(message: str) -> None:
+    print(f"simspine: note: {message}", file=sys.stderr)
+
+
+def _keep_compiled_programs() -> None:
+    """JAX's persistent compile cache, through the environment because JAX is not imported yet."""
+    from simspine_jax.assets import cache_folder
+
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder("jax")))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+@contextmanager
+def _precision(bits: int) -> Iterator[None]:
+    import jax
+
+    with jax.enable_x64(bits == 64):
+        yield
+
+
+# --- arguments -------------------------------------------------------------------------------------------
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="simspine",
+        description="OpenSim spine models in JAX: convert, solve and look. "
+        "Each command tells more: simspine ik --help",
+    )
+    parser.add_argument("--version", action="version", version=f"simspine {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add in (_add_convert, _add_ik, _add_fk, _add_motion, _add_view, _add_demo):
+        add(commands)
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    does: str,
+    example: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=does,
+        description=does[0].upper() + does[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, type=Path, metavar="M", help=MODEL_HELP)
+    parser.add_argument(
+        "--marker-set", type=Path, metavar="XML", help="markers to use instead of the model's own"
+    )
+    _add_ignore_constraints(parser)
+
+
+def _add_ignore_constraints(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ignore-constraints",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help="constraints of an .osim to leave out knowingly",
+    )
+
+
+def _add_in_degrees(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--in-degrees",
+        choices=("yes", "no"),
+        help="what the motion file's angles are, if its header does not say it",
+    )
+
+
+def _add_convert(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _command(
+        commands,
+        "convert",
+        run_convert,
+        "convert an OpenSim model to MJCF and the exact coordinate map beside it",
+        "simspine convert arm26.osim --verify -o arm26/arm26.xml",
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL.osim")
+    parser.add_argument(
+        "--markers", type=Path, metavar="XML", help="marker set that takes the place of the model's markers"
+    )
+    parser.add_argument("--meshes", type=Path, metavar="DIR", help="folder of the bones' .vtp, .stl or .obj")
+    _add_ignore_constraints(parser)
+    parser.add_argument("--verify", action="store_true", help="compare with OpenSim over random poses")
+    parser.add_argument("--poses", type=_count, default=200, metavar="N", help="poses to compare (200)")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="the .xml to write, or a folder"
+    )
+
+
+def _add_ik(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _command(
+        commands,
+        "ik",
+        run_ik,
+        "solve inverse kinematics: marker files to motions, resuming where a run stopped",
+        "simspine ik --model gait.osim --markers trials/ --setup IK_Setup.xml --out results",
+    )
+    _add_model(parser)
+    parser.add_argument(
+        "--markers",
+        nargs="+",
+        required=True,
+        metavar="TRC",
+        help=".trc or .c3d files, folders of them, or quoted patterns such as 'S1/*.trc'",
+    )
+    parser.add_argument("--setup", type=Path, metavar="XML", help="OpenSim's IK setup: tasks and times")
+    parser.add_argument(
+        "--coordinates",
+        type=Path,
+        metavar="MOT",
+        help="values of the setup's coordinate tasks, instead of its own coordinate_file",
+    )
+    _add_in_degrees(parser)
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        default=[],
+        metavar="NAME=W",
+        help='weights that are not 1, or a .json ({"NAME": W}) or .csv (NAME,W) file of them',
+    )
+    parser.add_argument(
+        "--smooth-velocity",
+        type=float,
+        default=0.0,
+        metavar="W",
+        help="weight of velocities; whole-clip solve",
+    )
+    parser.add_argument(
+        "--smooth-acceleration",
+        type=float,
+        default=0.0,
+        metavar="W",
+        help="weight of accelerations, likewise",
+    )
+    parser.add_argument("--time", nargs=2, type=float, metavar=("START", "END"), help="seconds to solve")
+    parser.add_argument("--precision", type=int, choices=(32, 64), default=32, help="bits of a number (32)")
+    parser.add_argument("--html", action="store_true", help="also write a page that plays the motion")
+    parser.add_argument("--plot", action="store_true", help="also write a plot of coordinates and errors")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets a folder for each trial")
+    parser.add_argument("--force", action="store_true", help="redo trials that are complete")
+    parser.add_argument("--quiet", action="store_true", help="print failures only")
+
+
+def _add_fk(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _command(
+        commands,
+        "fk",
+        run_fk,
+        "compute a motion's marker positions by forward kinematics",
+        "simspine fk --model gait.osim --motion walk.mot -o walk.trc --units mm",
+    )
+    _add_model(parser)
+    parser.add_argument("--motion", type=Path, required=True, metavar="MOT", help="an OpenSim .mot or .sto")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="TRC")
+    parser.add_argument("--units", choices=("m", "mm"), default="m", help="of the TRC (m)")
+    _add_in_degrees(parser)
+
+
+def _add_motion(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _command(
+        commands,
+        "motion",
+        run_motion,
+        "turn OpenSim motions into MuJoCo's qpos and back",
+        "simspine motion --model gait.osim walk.mot -o walk.npz",
+    )
+    _add_model(parser)
+    parser.add_argument("input", type=Path, metavar="IN", help=".mot or .sto, or .npz or .csv with qpos")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="OUT",
+        help=".npz (time, qpos, joint_names), .csv (the same) or .mot",
+    )
+    _add_in_degrees(parser)
+
+
+def _add_view(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _command(
+        commands,
+        "view",
+        run_view,
+        "show model, motion and markers in a browser",
+        "simspine view --model gait.osim --motion walk.mot -o walk.html",
+    )
+    _add_model(parser)
+    parser.add_argument("--motion", type=Path, metavar="MOT", help="the motion; without it, the default pose")
+    parser.add_argument("--markers", type=Path, metavar="TRC", help="measured markers beside the model's")
+    _add_in_degrees(parser)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("-o", "--output", type=Path, metavar="HTML", help="one page that needs no server")
+    where.add_argument("--serve", action="store_true", help="serve a live page until Ctrl-C")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"with --serve ({DEFAULT_PORT})")
+
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _command(
+        commands,
+        "demo",
+        run_demo,
+        "fetch the spine model, solve a synthetic motion and write motion, plot and page",
+        "simspine demo --out demo_output",
+    )
+    parser.add_argument("--out", type=Path, default=Path("demo_output"), metavar="DIR")
+    parser.add_argument("--frames", type=_count, default=500, metavar="N", help="frames at 50 Hz (500)")
+    parser.add_argument("--seed", type=int, default=0, help="of motion and noise (0)")
+
+
+def _count(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return value
+
+
+# --- commands --------------------------------------------------------------------------------------------
+
+
+def run_convert(arguments: argparse.Namespace) -> int:
+    """Converts a model and, if asked, compares the result with OpenSim."""
+    from simspine_jax.kinematics.isolated import convert_isolated
+
+    output, model = arguments.output, arguments.model
+    if not model.is_file():
+        raise FileFormatError(f"There is no file {model}; give the path of an OpenSim model (.osim)")
+    target = output if output.suffix == ".xml" else output / f"{model.stem}.xml"
+    convert_isolated(
+        model,
+        target,
+        markers=arguments.markers,
+        meshes=arguments.meshes,
+        ignore_constraints=arguments.ignore_constraints,
+    )
+    print(f"{target} and {target.with_suffix('.json').name}")
+    _print_conversion_notes(target)
+    if not arguments.verify:
+        return 0
+    from osim2mjcf.verify import format_report, verify
+
+    report = verify(model, target, arguments.poses, markers=arguments.markers)
+    print(format_report(report))
+    return 0 if report.passed() else _fail(f"{target} is not {model} within the tolerances above")
+
+
+def _print_conversion_notes(target: Path) -> None:
+    from simspine_jax.io.sidecar import read_sidecar
+
+    for note in read_sidecar(target.with_suffix(".json")).notes:
+        _note(note)
+
+
+def run_ik(arguments: argparse.Namespace) -> int:
+    """Solves all trials that are not complete."""
+    with _precision(arguments.precision):
+        from simspine_jax.pipeline import FailedTrial, find_trials, run_trials
+
+        trials = find_trials(arguments.markers)
+        options = _ik_options(arguments)
+        loaded = _open_model(arguments)
+        failed: list[FailedTrial] = []
+        with _bars(len(trials), quiet=arguments.quiet) as (say, progress, next_trial):
+            results = run_trials(
+                loaded, trials, arguments.out, options, force=arguments.force, progress=progress
+            )
+            for path, result in zip(trials, results, strict=True):
+                next_trial()
+                if isinstance(result, FailedTrial):
+                    failed.append(result)
+                    continue
+                say(format_trial(result))
+                _write_extras(loaded, result, path, html=arguments.html, plot=arguments.plot)
+    for trial in failed:
+        _fail(f"trial {trial.name}: {trial.reason}")
+    return BAD_INPUT if failed else 0
+
+
+def _open_model(arguments: argparse.Namespace) -> LoadedModel:
+    from simspine_jax.pipeline import open_model
+
+    return open_model(arguments.model, arguments.marker_set, ignore_constraints=arguments.ignore_constraints)
+
+
+def _ik_options(arguments: argparse.Namespace) -> IKOptions:
+    from simspine_jax.io import read_ik_setup
+    from simspine_jax.pipeline import IKOptions
+
+    start, end = arguments.time or (None, None)
+    setup = read_ik_setup(arguments.setup) if arguments.setup is not None else None
+    return IKOptions(
+        setup=setup,
+        weights=read_weights(arguments.weights),
+        smooth_velocity=arguments.smooth_velocity,
+        smooth_acceleration=arguments.smooth_acceleration,
+        start=start,
+        end=end,
+        precision=arguments.precision,
+        coordinates=arguments.coordinates or _coordinate_file(arguments.setup, setup),
+        in_degrees=_in_degrees(arguments),
+    )
+
+
+def _coordinate_file(path: Path | None, setup: IKSetup | None) -> Path | None:
+    """The file that the setup's coordinate tasks take values from; None where none of them does."""
+    if path is None or setup is None:
+        return None
+    takes = any(t.apply and t.weight > 0 and t.value_type == "from_file" for t in setup.coordinate_tasks)
+    return path.parent / setup.coordinate_file if takes and setup.coordinate_file is not None else None
+
+
+def _in_degrees(arguments: argparse.Namespace) -> bool | None:
+    return None if arguments.in_degrees is None else arguments.in_degrees == "yes"
+
+
+def read_weights(words: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """Weights from ``NAME=W`` words and from files, later ones first in force.
+
+    Raises:
+        FileFormatError: a word or file that holds no weights.
+    """
+    weights: dict[str, float] = {}
+    for word in words:
+        name, sign, value = word.rpartition("=")
+        if sign:
+            weights[name] = _weight(value, f"--weights {word}")
+        else:
+            weights.update(_weights_file(Path(word)))
+    return tuple(sorted(weights.items()))
+
+
+def _weights_file(path: Path) -> dict[str, float]:
+    import csv
+    import json
+
+    from simspine_jax.io import read_text
+
+    valid = 'valid are NAME=W, a .json file of {"NAME": W} and a .csv file of lines NAME,W'
+    if path.suffix.lower() == ".json":
+        try:
+            document = json.loads(read_text(path))
+        except json.JSONDecodeError as error:
+            raise FileFormatError(f"{path} is not JSON: {error}; {valid}") from None
+        if not isinstance(document, dict):
+            raise FileFormatError(f"{path} holds no names; {valid}")
+        return {name: _weight(value, f"{path}: {name}") for name, value in document.items()}
+    if path.suffix.lower() == ".csv":
+        weights = {}
+        for number, row in enumerate(csv.reader(read_text(path).splitlines()), start=1):
+            if len(row) != 2:
+                raise FileFormatError(f"{path}:{number}: the line has {len(row)} cells; {valid}")
+            weights[row[0].strip()] = _weight(row[1], f"{path}:{number}")
+        return weights
+    raise FileFormatError(f"'{path}' holds no weights; {valid}")
+
+
+def _weight(value: object, where: str) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise FileFormatError(f"{where}: {value!r} is no weight; valid is a number from 0 on") from None
+
+
+@contextmanager
+def _bars(
+    n_trials: int, *, quiet: bool
+) -> Iterator[tuple[Callable[[str], None], Progress, Callable[[], None]]]:
+    """Progress over trials and frames on a terminal's stderr; and how to print beside it."""
+    from tqdm import tqdm
+
+    hidden = quiet or not sys.stderr.isatty()
+    with (
+        tqdm(total=n_trials, unit="trial", disable=hidden, position=0) as trials,
+        tqdm(unit="frame", disable=hidden, position=1, leave=False) as frames,
+    ):
+
+        def say(text: str) -> None:
+            if not quiet:
+                tqdm.write(text, file=sys.stdout)
+
+        def progress(done: int, total: int) -> None:
+            frames.total = total
+            frames.update(done - frames.n)
+
+        def next_trial() -> None:
+            trials.update()
+            frames.reset()
+
+        yield say, progress, next_trial
+
+
+def format_trial(result: TrialResult) -> str:
+    """A trial as text: what was solved and how fast, then a row for each marker."""
+    states = ", ".join(f"{count} {status.lower().replace('_', ' ')}" for status, count in result.status)
+    if result.seconds is None:
+        return f"{result.name}: complete already in {result.folder} ({result.n_frames} frames: {states})"
+    effort = f"{result.iterations / result.n_frames:.1f} iterations a frame"
+    speed = f"{result.seconds:.2f} s, {result.n_frames / result.seconds:.0f} frames/s, {effort}"
+    lines = [f"{result.name}: {result.n_frames} frames ({states}), {speed} -> {result.folder}"]
+    width = max(len("all weighted"), *(len(m.name) for m in result.markers))
+    lines.append(f"  {'marker':<{width}}  weight   RMS mm   max mm   frames")
+    lines += [
+        _marker_row(m.name, f"{m.weight:6.4g}", m.rms_mm, m.max_mm, m.frames, width) for m in result.markers
+    ]
+    counted = [m for m in result.markers if m.weight > 0 and m.rms_mm is not None and m.max_mm is not None]
+    n = sum(m.frames for m in counted)
+    if n:
+        rms = (sum(m.frames * (m.rms_mm or 0.0) ** 2 for m in counted) / n) ** 0.5
+        largest = max(m.max_mm or 0.0 for m in counted)
+        lines.append(_marker_row("all weighted", " " * 6, rms, largest, n, width))
+    for names, what in (
+        (result.only_in_file, "in the file but not in the model, ignored"),
+        (result.only_in_model, "in the model but not in the file"),
+    ):
+        if names:
+            lines.append(f"  {what}: {', '.join(names)}")
+    if result.frames_without_pose:
+        lines.append(f"  {len(result.frames_without_pose)} frames have no pose and no row in the .mot")
+    return "\n".join(lines)
+
+
+def _marker_row(
+    name: str, weight: str, rms: float | None, largest: float | None, frames: int, width: int
+) -> str:
+    values = (f"{value:9.2f}" if value is not None else f"{'-':>9}" for value in (rms, largest))
+    return f"  {name:<{width}}  {weight}{''.join(values)}{frames:9d}"
+
+
+def _write_extras(loaded: LoadedModel, result: TrialResult, markers: Path, *, html: bool, plot: bool) -> None:
+    """The page and the plot of a trial, where they are asked for and not there yet."""
+    from simspine_jax.io import read_markers
+    from simspine_jax.motions import read_motion
+    from simspine_jax.pipeline import targets_at
+
+    page, picture = (result.folder / f"{result.name}.{suffix}" for suffix in ("html", "png"))
+    wanted = [path for path, asked in ((page, html), (picture, plot)) if asked and not path.exists()]
+    if not wanted:
+        return
+    motion = read_motion(loaded.model, result.motion)
+    targets = targets_at(loaded.model, read_markers(markers), motion.times)
+    if page in wanted:
+        _write_page(loaded, motion, targets, page)
+    if picture in wanted:
+        _write_plot(loaded, motion, targets, picture)
+
+
+def _write_page(loaded: LoadedModel, motion: Motion, targets: NDArray[np.float64] | None, path: Path) -> None:
+    import jax.numpy as jnp
+
+    from simspine_jax.viz.viewer import write_html
+
+    shown = None if targets is None else jnp.asarray(targets)
+    q, meshes = jnp.asarray(motion.q), loaded.sidecar
+    page = write_html(loaded.model, q, path, shown, rate_hz=motion.rate_hz, meshes=meshes)
+    if page.stride > 1:
+        _note(f"{path} plays {page.n_frames} of {page.n_frames_given} frames, every {page.stride}th")
+
+
+def _write_plot(loaded: LoadedModel, motion: Motion, targets: NDArray[np.float64], path: Path) -> None:
+    import jax.numpy as jnp
+
+    from simspine_jax.viz.plots import plot_ik_summary
+
+    times, q, wanted = (jnp.asarray(values) for values in (motion.times, motion.q, targets))
+    plot_ik_summary(path, loaded.model, times, q, wanted, origin=path.stem)
+
+
+def run_fk(arguments: argparse.Namespace) -> int:
+    """Writes the markers of a motion."""
+    with _precision(64):
+        from simspine_jax.io import write_trc
+        from simspine_jax.motions import marker_trajectory
+
+        model = _open_model(arguments).model
+        motion = _read_motion(model, arguments.motion, _in_degrees(arguments))
+        if not model.n_markers:
+            raise SimspineError(f"The model {model.name} has no markers; give some with --marker-set")
+        trajectory = marker_trajectory(model, motion)
+        write_trc(arguments.output, trajectory, units=arguments.units)
+    print(f"{arguments.output}: {trajectory.n_frames} frames of {len(trajectory.names)} markers")
+    return 0
+
+
+def _read_motion(model: SpineModel, path: Path, in_degrees: bool | None) -> Motion:
+    from simspine_jax.motions import read_motion, without_gaps
+
+    motion = read_motion(model, path, in_degrees)
+    without_gaps(motion)  # refuses a file without any pose, before notes are told about it
+    for note in motion.notes:
+        _note(note)
+    return motion
+
+
+def run_motion(arguments: argparse.Namespace) -> int:
+    """Converts a motion; the suffixes say from what to what."""
+    tables, arrays = (".mot", ".sto"), (".npz", ".csv")
+    source, target = arguments.input.suffix.lower(), arguments.output.suffix.lower()
+    if source not in tables + arrays or target not in (".mot", *arrays):
+        raise SimspineError(
+            f"Can't turn '{arguments.input}' into '{arguments.output}'; valid are .mot, .sto, .npz and .csv "
+            "into .mot, .npz and .csv"
+        )
+    with _precision(64):
+        from simspine_jax.motions import read_qpos, write_motion, write_qpos
+
+        model = _open_model(arguments).model
+        if source in tables:
+            motion = _read_motion(model, arguments.input, _in_degrees(arguments))
+        else:
+            motion = read_qpos(model, arguments.input)
+            for note in motion.notes:
+                _note(note)
+        write = write_qpos if target in arrays else write_motion
+        write(arguments.output, model, motion)
+    print(f"{arguments.output}: {len(motion.times)} frames")
+    return 0
+
+
+def run_view(arguments: argparse.Namespace) -> int:
+    """Writes a page, or serves one until it is interrupted."""
+    with _precision(32):
+        import numpy as np
+
+        from simspine_jax.io import read_markers
+        from simspine_jax.motions import default_motion, without_gaps
+        from simspine_jax.pipeline import targets_at
+
+        loaded = _open_model(arguments)
+        model, targets = loaded.model, None
+        trajectory = read_markers(arguments.markers) if arguments.markers is not None else None
+        if arguments.motion is not None:
+            motion = without_gaps(_read_motion(model, arguments.motion, _in_degrees(arguments)))
+        else:
+            motion = default_motion(model, trajectory.times if trajectory is not None else None)
+        if trajectory is not None:
+            targets = targets_at(model, trajectory, motion.times)
+            if np.isnan(targets).all():
+                raise SimspineError(
+                    f"{arguments.markers} shows none of the model's markers at the times to view, "
+                    f"{motion.times[0]:g} to {motion.times[-1]:g} s"
+                )
+        if arguments.output is not None:
+            _write_page(loaded, motion, targets, arguments.output)
+            print(arguments.output)
+            return 0
+        import jax.numpy as jnp
+
+        from simspine_jax.viz.viewer import serve
+
+        shown = None if targets is None else jnp.asarray(targets)
+        q, meshes = jnp.asarray(motion.q), loaded.sidecar
+        serve(model, q, shown, rate_hz=motion.rate_hz, meshes=meshes, port=arguments.port)
+    return 0
+
+
+def run_demo(arguments: argparse.Namespace) -> int:
+    """Shows everything on synthetic data."""
+    from simspine_jax.demo import run
+
+    with _precision(32):
+        run(arguments.out, arguments.frames, arguments.seed)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

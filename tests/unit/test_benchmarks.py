@@ -1,0 +1,201 @@
+"""The benchmarks' rows, gate and command line; measuring is the business of `python -m benchmarks`."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+if TYPE_CHECKING:
+    from benchmarks import __main__ as command
+    from benchmarks import metrics
+
+
+@pytest.fixture(autouse=True)
+def _root_on_path(monkeypatch):
+    """The repository's root is kept off the path of installed code, and `benchmarks` is found only there."""
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import __main__, metrics
+
+    monkeypatch.setitem(globals(), "command", __main__)
+    monkeypatch.setitem(globals(), "metrics", metrics)
+
+
+def metric(**changes):
+    made = metrics.Metric("s/a", "ratio", "higher", 0.2, 10.0, "A ratio.", is_timing=True)
+    return dataclasses.replace(made, **changes)
+
+
+def row(value, key="s/a", **machine):
+    return {"key": key, "value": value, "unit": "ratio", "machine": {"cpu": "x", "cores": 2, **machine}}
+
+
+@pytest.mark.parametrize(
+    ("direction", "value", "fails"),
+    [("higher", 0.81, False), ("higher", 0.79, True), ("higher", 2.0, False),
+     ("lower", 1.19, False), ("lower", 1.21, True), ("lower", 0.1, False)],
+)  # fmt: skip
+def test_a_row_fails_where_it_is_worse_by_more_than_its_tolerance(direction, value, fails):
+    found = metrics.regression(metric(direction=direction), row(value), row(1.0))
+    assert bool(found) == fails
+    if fails:
+        assert f"s/a is {value}" in found
+        assert "20 %" in found
+
+
+def test_only_rows_that_can_be_compared_gate():
+    worse = (row(0.1), row(1.0))
+    assert metrics.regression(metric(), *worse)
+    assert not metrics.regression(metric(tolerance=None), *worse)
+    assert not metrics.regression(metric(), row(None), row(1.0))
+    assert not metrics.regression(metric(), row(0.1), None)
+    assert not metrics.regression(metric(), row(0.1), row(None))
+    # Times belong to a machine, accuracies don't.
+    elsewhere = row(1.0, cores=64)
+    assert not metrics.regression(metric(), row(0.1), elsewhere)
+    assert metrics.regression(metric(is_timing=False), row(0.1), elsewhere)
+
+
+def test_errors_far_below_their_bar_may_move_and_ratios_may_not():
+    rounding = metric(direction="lower", bar=1e-9, is_timing=False)
+    assert not metrics.regression(rounding, row(6e-14), row(2e-14))
+    assert metrics.regression(rounding, row(6e-10), row(2e-10))
+    assert metrics.regression(metric(bar=1.0), row(20.0), row(40.0))
+
+
+def test_nan_is_worse_than_anything():
+    assert metric().is_worse(float("nan"), 1.0)
+    assert metric(direction="lower").is_worse(float("nan"), 1.0)
+
+
+def suite(*runs):
+    made = (metric(), metric(key="s/b", bar=None), metric(key="s/b/*", bar=2.0))
+    works = tuple(metrics.Workload(keys, run) for keys, run in runs)
+    return metrics.Suite("s", made, works, dict)
+
+
+def rows_of(made, only=()):
+    origin = metrics.Provenance({"cpu": "x"}, {"python": "3"}, "abc")
+    return list(command._rows(made, {}, only, origin))
+
+
+def test_rows_carry_where_they_come_from_and_what_they_were_measured_on():
+    def run(_):
+        yield metrics.Measurement("s/a", 12.0, "real: a walk", "On two cores.", {"rate": 3})
+
+    (found,) = rows_of(suite((("s/a",), run)))
+    assert found == {
+        "key": "s/a", "value": 12.0, "unit": "ratio", "machine": {"cpu": "x"}, "versions": {"python": "3"},
+        "commit": "abc", "data": "real: a walk", "note": "A ratio. On two cores.", "detail": {"rate": 3},
+    }  # fmt: skip
+    text = metrics.format_table([suite()], [found, found | {"value": 9.0}, found | {"quick": True}])
+    assert [line.split()[5] for line in text.splitlines()[1:]] == ["met", "MISSED", "quick"]
+    assert "real: a walk" in text
+
+
+def test_what_was_measured_outlives_what_breaks_and_what_is_skipped(capsys):
+    def breaks(_):
+        yield metrics.Measurement("s/b", 1.0, "")
+        raise ZeroDivisionError("by nothing")
+
+    def skips(_):
+        raise metrics.SkippedError("OpenSim is not installed")
+        yield
+
+    found = rows_of(suite((("s/b", "s/b/*"), breaks), (("s/a",), skips)))
+    assert [(r["key"], r["value"]) for r in found] == [("s/b", 1.0), ("s/b/*", None), ("s/a", None)]
+    assert found[1]["failed"] == "ZeroDivisionError: by nothing"
+    assert found[2]["skipped"] == "OpenSim is not installed"
+    assert "FAILED" in metrics.format_table([suite()], found)
+
+
+def test_a_value_that_is_no_number_fails_its_row(tmp_path):
+    def run(_):
+        yield metrics.Measurement("s/a", float("nan"), "")
+
+    (found,) = rows_of(suite((("s/a",), run)))
+    assert found["value"] is None
+    assert "nan" in found["failed"]
+    metrics.write_rows(tmp_path / "rows.json", [found])
+    assert metrics.read_rows(tmp_path / "rows.json") == {"s/a": found}
+
+
+def test_only_the_rows_asked_for_are_measured():
+    def never(_):
+        raise AssertionError
+        yield
+
+    def family(_):
+        yield metrics.Measurement("s/b/one", 1.0, "")
+        yield metrics.Measurement("s/b/two", 2.0, "")
+
+    made = suite((("s/a",), never), (("s/b/*",), family))
+    assert [r["key"] for r in rows_of(made, ["s/b"])] == ["s/b/one", "s/b/two"]
+    assert [r["key"] for r in rows_of(made, ["s/b/two"])] == ["s/b/two"]
+
+
+def test_peers_take_turns_and_the_least_time_counts():
+    calls = []
+    best = metrics.interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
+    assert "".join(calls) == "ab" * 4  # one round to warm up
+    assert 0 <= best["a"] < 0.1
+    assert list(best) == ["a", "b"]
+
+
+def test_every_key_of_a_workload_has_its_metric_and_every_metric_its_workload():
+    for made in command.SUITES.values():
+        given = [key for workload in made.workloads for key in workload.keys]
+        assert sorted(given) == sorted({m.key for m in made.metrics})
+        for one in made.metrics:
+            assert one.key.startswith(f"{made.name}/")
+            assert one.tolerance is None or one.unit not in ("1/s", "s", "MB")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["spinning"], "there is no suite 'spinning'; valid are kinematics"),
+        (["kinematics", "--only", "nothing"], "there is no row 'nothing'"),
+        (["kinematics", "--quick", "--write-baseline"], "--quick measures nothing"),
+        (["kinematics", "--write-baseline", "--only", "fk_vs_mujoco_c"], "leave --only out"),
+        (["kinematics", "--compare", "nowhere.json"], "nowhere.json can't be read"),
+    ],
+)
+def test_wrong_arguments_end_in_a_sentence(arguments, says, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command.main(arguments)
+    assert stopped.value.code == 2
+    told = capsys.readouterr().err
+    assert says in told
+    assert told.count("\n") == 1
+
+
+def test_two_rows_from_the_command_line(spine_model, tmp_path):
+    keys = ["lumbar_flexion_rms_deg", "fk_vs_mujoco_c"]
+    options = ["--quick", "--json", str(tmp_path / "rows.json"), "--only", *keys]
+    child = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "kinematics", *options],
+        cwd=ROOT,
+        env={**os.environ, "JAX_ENABLE_X64": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    by_key = {r["key"]: r for r in rows}
+    assert set(by_key) == {f"kinematics/{key}" for key in keys}
+    for r in rows:
+        assert {"key", "value", "unit", "machine", "versions", "commit", "data", "note", "quick"} <= set(r)
+        assert r["data"].startswith("synthetic")
+        assert {"python", "jax", "jaxlib", "mujoco", "mujoco-mjx", "simspine-jax"} <= set(r["versions"])
+        assert r["key"] in child.stdout
+    assert 0 < by_key["kinematics/lumbar_flexion_rms_deg"]["value"] < 1
+    # The two engines gave one another's markers, or the row would have failed.
+    assert by_key["kinematics/fk_vs_mujoco_c"]["detail"]["marker_difference_m"] < 1e-5
