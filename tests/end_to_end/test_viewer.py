@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import shutil
 import subprocess
+import time
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
+from websockets.sync.client import connect
 
 from simspine_jax.capture import add_marker_noise, synthetic_motion
 from simspine_jax.viz.viewer import MARKER_COLOR, TARGET_COLOR, prepare_clip, write_html
@@ -18,9 +24,9 @@ OPTIONS = (
     "--disable-component-update --disable-sync --hide-scrollbars"
 )
 WIDTH, HEIGHT = 800, 480
-# Enough of the page's own time to start and to draw; each drawn picture takes seconds of ours.
-VIRTUAL_TIME_MS = 700
-TIMEOUT_S = 240
+# A picture drawn in software takes seconds, and a busy machine's start of the browser many.
+DEADLINE_S = 240
+DRAWS = "document.createElement('canvas').getContext('webgl2') !== null"
 # The browser's notice about drawing in software stands left of this part of the picture, our legend right
 # of it, and the playback bar below it.
 LEFT, RIGHT, BAR = 285, 525, 440
@@ -47,17 +53,63 @@ def picture(browser, spine_model, tmp_path_factory):
     clip = prepare_clip(spine_model, q, None, 20.0)
     targets = add_marker_noise(clip.markers, 0.03, jax.random.key(0))
     page = write_html(spine_model, q, folder / "page.html", targets, rate_hz=20.0)
-    command = [
-        browser,
-        *OPTIONS.split(),
-        f"--window-size={WIDTH},{HEIGHT}",
-        f"--virtual-time-budget={VIRTUAL_TIME_MS}",
-        f"--user-data-dir={folder / 'profile'}",
-        f"--screenshot={folder / 'page.png'}",
-        page.path.as_uri(),
-    ]
-    subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT_S)
-    return np.rint(imread(folder / "page.png")[..., :3] * 255).astype(int)
+    until = time.monotonic() + DEADLINE_S
+    with Browser(browser, page.path.as_uri(), folder / "profile", until) as view:
+        if not view.ask("Runtime.evaluate", expression=DRAWS)["result"]["value"]:
+            pytest.skip(f"{browser} draws nothing in three dimensions on this machine")
+        size = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
+        view.ask("Emulation.setDeviceMetricsOverride", **size)
+        while time.monotonic() < until:
+            encoded = view.ask("Page.captureScreenshot", format="png")["data"]
+            picture = np.rint(imread(io.BytesIO(base64.b64decode(encoded)))[..., :3] * 255).astype(int)
+            if close_to(scene_part(picture), TARGET_COLOR).any():
+                return picture
+            time.sleep(0.5)
+    pytest.fail(f"no target is drawn after {DEADLINE_S} s")
+
+
+class Browser:
+    """A page in a headless browser, spoken to by Chrome's DevTools protocol."""
+
+    def __init__(self, program, url, profile, until):
+        options = [*OPTIONS.split(), "--remote-debugging-port=0", f"--user-data-dir={profile}", url]
+        self.process = subprocess.Popen(
+            [program, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        self.until, self.asked = until, 0
+        try:
+            port = self.wait_for_port(profile / "DevToolsActivePort")
+            with urlopen(f"http://127.0.0.1:{port}/json/list", timeout=DEADLINE_S) as answer:
+                tab = next(tab for tab in json.load(answer) if tab["type"] == "page")
+            self.socket = connect(tab["webSocketDebuggerUrl"], max_size=None)
+        except BaseException:
+            self.process.kill()
+            raise
+
+    def wait_for_port(self, path):
+        while time.monotonic() < self.until:
+            if path.exists() and (lines := path.read_text().splitlines()):
+                return int(lines[0])
+            assert self.process.poll() is None, f"the browser ended with {self.process.returncode}"
+            time.sleep(0.1)
+        pytest.fail(f"the browser has not started after {DEADLINE_S} s")
+
+    def ask(self, method, **params):
+        self.asked += 1
+        self.socket.send(json.dumps({"id": self.asked, "method": method, "params": params}))
+        while True:
+            reply = json.loads(self.socket.recv(timeout=max(self.until - time.monotonic(), 0)))
+            if reply.get("id") == self.asked:
+                assert "result" in reply, f"{method}: {reply}"
+                return reply["result"]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+        self.process.terminate()
+        self.process.wait()
 
 
 def scene_part(picture):
