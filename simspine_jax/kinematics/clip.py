@@ -5,14 +5,16 @@ The objective is the sum of the frames' objectives (``residuals``) and, over the
     velocity / 2     * sum_t |(q_t - q_{t-1}) rate|^2
     acceleration / 2 * sum_t |(q_{t+1} - 2 q_t + q_{t-1}) rate^2|^2
 
-(SimSpine, section 3.1, step 3). Its Gauss-Newton matrix is block pentadiagonal with diagonal off-diagonal
-blocks, factorised exactly (``solvers.banded``). One factorisation serves several steps with fresh gradients;
-it is renewed when a step falls short of what it promised.
+(SimSpine, section 3.1, step 3). Its matrix is block pentadiagonal with diagonal off-diagonal blocks,
+factorised exactly (``solvers.banded``). Far from the solution it is Gauss and Newton's, near it the exact
+Hessian: in directions that markers hardly show, what Gauss-Newton leaves out is most of the matrix. One
+factorisation serves several steps with fresh gradients; it is renewed when a step falls short of what it
+promised, or when other coordinates are at their bounds.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -28,10 +30,22 @@ from simspine_jax.kinematics.residuals import Problem, Slice, Structure, normal_
 from simspine_jax.solvers.banded import Factor, factorise, solve
 
 MAX_STEPS = 60
-# A step that achieves less than this share of its promise renews the factorisation.
-POOR_STEP = 0.6
-MOST_DAMPING = 1e8
+# A step that misses its promise by more than this share of it, either way, renews the frames' matrices.
+MISJUDGED = 0.3
+# A step is computed again, with what it would take beyond a bound held there, where the bounds take more than
+# this share of its gain; so many times at most.
+BLOCKED, MOST_AGAIN = 0.1, 8
+# The exact Hessian only serves near the solution, where a step gains less than this share of the objective.
+NEAR = 1e-2
+# Relative to the diagonal of the frames' own matrices. Most of the penalties' share is left out: it would
+# outweigh what holds a coordinate that the markers hardly show.
+FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-3, 1e-7, 1e8
+HARDER, SOFTER = 30.0, 0.05
+PENALTIES_SHARE = 1e-3
+ROUNDING = 4
 CHUNK = 128
+# Clips of a group wait for the slowest of them. A CPU needs no more frames at a time than fill its vectors.
+CPU_FRAMES = 256
 
 
 @jax.tree_util.register_dataclass
@@ -62,10 +76,16 @@ class _Clips(NamedTuple):
     q: Array  # [C T Q]
     f: Array  # [C]
     g: Array  # [C T Q]
+    h: Array  # [C T Q Q] the frames' matrices, without the penalties
     factor: Factor
     held: Array  # [C T Q] coordinates that the factor leaves out
-    renew: Array  # [] whether to factorise before the next step
+    aim: Array  # [C T Q] how far these move, to their bounds; 0 elsewhere
+    stale: Array  # [] whether the frames' matrices are to be renewed, and
+    renew: Array  # [] whether to factorise, before the next step
     damping: Array  # [C]
+    bend: Array  # [C] 1 for the exact Hessian, 0 for Gauss-Newton
+    fresh: Array  # [C] whether the frames' matrices are those of q
+    again: Array  # [C] how often this step has been computed again
     done: Array  # [C]
     converged: Array  # [C]
     steps: Array  # [C]
@@ -126,74 +146,222 @@ def solve_clips(
     ``valid`` marks frames that belong to a clip; frames inside a clip without usable markers take part
     through the penalties alone.
     """
-    n_clips = start.shape[0]
-    dtype = start.dtype
-    low, high = model.lower.astype(dtype), model.upper.astype(dtype)
-    counts = problem.usable.reshape(n_clips, -1) & valid
+    n_clips, n_frames = valid.shape
+    size = n_clips if jax.default_backend() != "cpu" else min(n_clips, max(1, CPU_FRAMES // n_frames))
+    n_groups = -(-n_clips // size)
 
-    def frame_equations(q: Array) -> tuple[Array, Array, Array]:
-        f, g, h = _by_chunks(lambda data, pose: normal_equations(model, structure, data, pose), problem, q)
-        return (
-            jnp.where(counts, f, 0),
-            jnp.where(counts[..., None], g, 0),
-            jnp.where(counts[..., None, None], h, 0),
+    def group(clips: Array):
+        here = jnp.minimum(clips, n_clips - 1)
+
+        def rows(x: Array) -> Array:
+            return x.reshape(n_clips, n_frames, *x.shape[1:])[here].reshape(size * n_frames, *x.shape[1:])
+
+        part = replace(
+            problem,
+            targets=rows(problem.targets),
+            weights=rows(problem.weights),
+            task_targets=rows(problem.task_targets),
+            usable=rows(problem.usable),
         )
+        there = valid[here] & (clips < n_clips)[:, None]
+        goal = _Goal(structure, model, part, smoothing, there)
+        return _descend(goal, start[here], max_steps, tolerance)
 
-    def with_penalties(q: Array, f: Array, g: Array) -> tuple[Array, Array]:
-        slope = jax.grad(lambda x: jnp.sum(smoothness(smoothing, valid, x)))(q)
-        return jnp.sum(f, axis=1) + smoothness(smoothing, valid, q), g + slope
+    groups = jnp.arange(n_groups * size, dtype=jnp.int32).reshape(n_groups, size)
+    parts = lax.map(group, groups)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n_clips], parts)
 
-    def held_at(q: Array, g: Array) -> Array:
-        return _held(q, g, low, high) | ~_moving(counts)[:, None, None] | ~valid[..., None]
 
-    def build(q: Array, h: Array, g: Array, damping: Array) -> tuple[Factor, Array]:
-        held = held_at(q, g)
-        return factorise(*_blocks(smoothing, valid, h, held, damping)), held
+@dataclass(frozen=True)
+class _Goal:
+    """What a group of clips minimises."""
 
-    q = jnp.clip(start, low, high)
-    f, g, h = frame_equations(q)
-    total, slope = with_penalties(q, f, g)
-    damping = jnp.full(n_clips, 1e-4, dtype)
-    factor, held = build(q, h, slope, damping)
-    none = jnp.zeros(n_clips, bool)
-    state = _Clips(
-        q, total, slope, factor, held, jnp.asarray(False), damping,
-        ~_moving(counts), none, jnp.zeros(n_clips, jnp.int32), jnp.int32(0),
-    )  # fmt: skip
+    structure: Structure
+    model: SpineModel
+    problem: Problem
+    smoothing: Smoothing
+    valid: Bool[Array, "C T"]
 
-    def renewed(s: _Clips) -> _Clips:
-        factor, held = build(s.q, frame_equations(s.q)[2], s.g, s.damping)
-        return s._replace(factor=factor, held=held, renew=jnp.asarray(False))
+    @property
+    def counts(self) -> Bool[Array, "C T"]:
+        return self.problem.usable.reshape(self.valid.shape) & self.valid
+
+    def bounds(self, dtype: jnp.dtype) -> tuple[Array, Array]:
+        return self.model.lower.astype(dtype), self.model.upper.astype(dtype)
+
+    def equations(self, q: Float[Array, "C T Q"]) -> tuple[Float[Array, " C"], Float[Array, "C T Q"]]:
+        """The objective and its gradient."""
+
+        def one(data: Slice, pose: Array):
+            return normal_equations(self.model, self.structure, data, pose)[:2]
+
+        f, g = _by_chunks(one, self.problem, q)
+        f = jnp.sum(jnp.where(self.counts, f, 0), axis=1) + smoothness(self.smoothing, self.valid, q)
+        return f, jnp.where(self.counts[..., None], g, 0) + self.pull(q)
+
+    def pull(self, x: Float[Array, "C T Q"]) -> Float[Array, "C T Q"]:
+        """The penalties' matrix times x, which is also their gradient at x."""
+        return jax.grad(lambda y: jnp.sum(smoothness(self.smoothing, self.valid, y)))(x)
+
+    def frame_matrices(self, q: Float[Array, "C T Q"], bend: Float[Array, " C"]) -> Float[Array, "C T Q Q"]:
+        """The frames' own matrices; see ``normal_equations`` for ``bend``."""
+
+        def one(data: Slice, pose: Array, strength: Array):
+            return normal_equations(self.model, self.structure, data, pose, strength)[2:]
+
+        (h,) = _by_chunks(one, self.problem, q, jnp.broadcast_to(bend[:, None], self.valid.shape))
+        return jnp.where(self.counts[..., None, None], h, 0)
+
+    def product(self, h: Float[Array, "C T Q Q"], x: Float[Array, "C T Q"]) -> Float[Array, "C T Q"]:
+        """The whole matrix times x."""
+        return jnp.einsum("ctij,ctj->cti", h, x) + self.pull(x)
+
+    def held(self, q: Array, g: Array) -> Bool[Array, "C T Q"]:
+        """Coordinates that don't move: at a bound and pulled beyond it, or of fixed frames."""
+        return _held(q, g, *self.bounds(q.dtype)) | self.fixed[..., None]
+
+    @property
+    def fixed(self) -> Bool[Array, "C T"]:
+        """Frames that nothing moves."""
+        return ~_moving(self.counts)[:, None] | ~self.valid
+
+
+def _descend(
+    goal: _Goal, start: Float[Array, "C T Q"], max_steps: int, tolerance: float
+) -> tuple[Array, Array, Array, Array]:
+    """Solves a group of clips; see ``solve_clips``."""
 
     def body(s: _Clips) -> _Clips:
-        s = lax.cond(s.renew, renewed, lambda x: x, s)
-        pull = jnp.where(s.held, 0, s.g)
-        delta = -jnp.moveaxis(solve(s.factor, jnp.moveaxis(pull, 1, 0)), 0, 1)
-        trial = jnp.clip(s.q + jnp.where(jnp.isfinite(delta), delta, 0), low, high)
-        delta = trial - s.q
-        promise = -0.5 * jnp.sum(pull * delta, axis=(1, 2))
-        f, g, _ = frame_equations(trial)
-        total, slope = with_penalties(trial, f, g)
-        accept = (total <= s.f) & ~s.done
-        # A coordinate has come to a bound, or leaves one: the factor is for another set of coordinates.
-        moved = jnp.any(held_at(jnp.where(accept[:, None, None], trial, s.q), slope) != s.held, axis=(1, 2))
-        small = (promise > 0) & (promise <= tolerance * s.f)
-        noise = (promise > 0) & ~accept & (promise <= jnp.finfo(dtype).eps ** 0.66 * s.f)
-        converged = s.converged | (((small & accept & ~moved) | noise) & ~s.done)
-        done = s.done | converged | (s.damping >= MOST_DAMPING)
-        poor = ~done & ~((s.f - total) >= POOR_STEP * promise)
-        damping = jnp.where(
-            accept & ~poor, s.damping * 0.3, jnp.where(done | accept, s.damping, s.damping * 10)
-        )
-        take_it = accept[:, None, None]
-        return _Clips(
-            jnp.where(take_it, trial, s.q), jnp.where(accept, total, s.f), jnp.where(take_it, slope, s.g),
-            s.factor, s.held, jnp.any(poor | (moved & ~done)), jnp.maximum(damping, 1e-6), done, converged,
-            s.steps + ~s.done, s.rounds + 1,
-        )  # fmt: skip
+        s = _prepare(goal, s)
+        step, promise, ideal = _step(goal, s)
+        broken = ~jnp.isfinite(ideal) & ~s.done
+        beyond = (_inside(goal, s.q, step) != s.q + step) & ~s.held
+        blocked = (promise < (1 - BLOCKED) * ideal) & (s.again < MOST_AGAIN) & ~s.done
+        blocked = blocked & jnp.any(beyond, axis=(1, 2))
+        judged = ~(s.done | broken | blocked)
+        s = _hold(goal, s, step, beyond, blocked)
+        s = _soften(s, broken)
+        return _judge(goal, s, step, promise, judged, tolerance)
 
-    end = lax.while_loop(lambda s: ~jnp.all(s.done) & (s.rounds < max_steps), body, state)
+    end = lax.while_loop(lambda s: ~jnp.all(s.done) & (s.rounds < max_steps), body, _first(goal, start))
     return end.q, end.f, end.converged, end.steps
+
+
+def _first(goal: _Goal, start: Float[Array, "C T Q"]) -> _Clips:
+    n_clips, n_frames, n = start.shape
+    dtype = start.dtype
+    q = jnp.clip(start, *goal.bounds(dtype))
+    f, g = goal.equations(q)
+    blank = jnp.zeros((n_frames, n_clips, n, n), dtype)
+    yes, none, zero = jnp.asarray(True), jnp.zeros(n_clips, bool), jnp.zeros(n_clips, jnp.int32)
+    return _Clips(
+        q, f, g, jnp.zeros((n_clips, n_frames, n, n), dtype), Factor(blank, blank, blank[..., 0]),
+        goal.held(q, g), jnp.zeros_like(q), yes, yes, jnp.full(n_clips, FIRST_DAMPING, dtype),
+        jnp.zeros(n_clips, dtype), none, zero, ~_moving(goal.counts), none, zero, jnp.int32(0),
+    )  # fmt: skip
+
+
+def _prepare(goal: _Goal, s: _Clips) -> _Clips:
+    """Matrix and factor as they are wanted."""
+    h = lax.cond(s.stale, lambda: goal.frame_matrices(s.q, s.bend), lambda: s.h)
+
+    def renewed() -> Factor:
+        return factorise(*_blocks(goal.smoothing, goal.valid, h, s.held, s.damping))
+
+    factor = lax.cond(s.renew, renewed, lambda: s.factor)
+    no = jnp.asarray(False)
+    return s._replace(h=h, factor=factor, fresh=s.fresh | s.stale, stale=no, renew=no)
+
+
+def _step(goal: _Goal, s: _Clips) -> tuple[Float[Array, "C T Q"], Float[Array, " C"], Float[Array, " C"]]:
+    """The step, what its part inside the bounds promises to gain, and what the whole would."""
+    right = jnp.where(s.held, 0, s.g + goal.product(s.h, s.aim))
+    step = s.aim - jnp.moveaxis(solve(s.factor, jnp.moveaxis(right, 1, 0)), 0, 1)
+
+    def gain(x: Array) -> Array:
+        return -jnp.sum(x * (s.g + 0.5 * goal.product(s.h, x)), axis=(1, 2))
+
+    return step, gain(_inside(goal, s.q, step) - s.q), gain(step)
+
+
+def _inside(goal: _Goal, q: Array, step: Array) -> Array:
+    return jnp.clip(q + step, *goal.bounds(q.dtype))
+
+
+def _hold(
+    goal: _Goal, s: _Clips, step: Array, beyond: Bool[Array, "C T Q"], blocked: Bool[Array, " C"]
+) -> _Clips:
+    """Holds at its bound what the step of these clips would take beyond, for the step to be computed again.
+
+    What the step pulls away from a bound where it was held is let go (a primal-dual active set).
+    """
+    here = blocked[:, None, None]
+    aimed = s.q + s.aim
+    kept = _held(aimed, s.g + goal.product(s.h, step), *goal.bounds(s.q.dtype)) | goal.fixed[..., None]
+    held = jnp.where(here & s.held, kept, s.held)
+    beyond = beyond & here
+    aim = jnp.where(held, s.aim, 0)
+    return s._replace(
+        held=held | beyond,
+        aim=jnp.where(beyond, _inside(goal, s.q, step) - s.q, aim),
+        again=s.again + blocked,
+        renew=s.renew | jnp.any(blocked),
+    )
+
+
+def _soften(s: _Clips, broken: Bool[Array, " C"]) -> _Clips:
+    """Another matrix for clips whose own is not positive definite: Gauss and Newton's, then more damping."""
+    exact = broken & (s.bend > 0)
+    return s._replace(
+        bend=jnp.where(exact, 0, s.bend),
+        damping=jnp.where(broken & ~exact, s.damping * HARDER, s.damping),
+        stale=s.stale | jnp.any(exact),
+        renew=s.renew | jnp.any(broken),
+    )
+
+
+def _judge(
+    goal: _Goal,
+    s: _Clips,
+    step: Float[Array, "C T Q"],
+    promise: Float[Array, " C"],
+    judged: Bool[Array, " C"],
+    tolerance: float,
+) -> _Clips:
+    """Takes the step in clips where the objective falls, and sees what the next one needs."""
+    trial = _inside(goal, s.q, jnp.where(judged[:, None, None], step, 0))
+    total, slope = lax.cond(jnp.any(judged), lambda: goal.equations(trial), lambda: (s.f, s.g))
+    accept = (total <= s.f) & judged
+    take_it = accept[:, None, None]
+    q, f, g = jnp.where(take_it, trial, s.q), jnp.where(accept, total, s.f), jnp.where(take_it, slope, s.g)
+    here = judged[:, None, None]
+    held = jnp.where(here, goal.held(q, g), s.held)
+    # A coordinate has come to a bound, or leaves one: the factor is for another set of coordinates.
+    moved = jnp.any(held != s.held, axis=(1, 2))
+    small = jnp.abs(promise) <= tolerance * s.f
+    noise = jnp.abs(promise) <= jnp.finfo(q.dtype).eps ** 0.66 * s.f
+    converged = s.converged | (judged & ((small & accept & ~moved) | (noise & ~accept)))
+    done = s.done | converged | (s.damping >= MOST_DAMPING)
+    going = judged & ~done
+    misjudged = going & ~(jnp.abs(s.f - total - promise) <= MISJUDGED * promise)
+    # Only a matrix of this very pose is to blame for a step that fails.
+    failed = going & ~accept & s.fresh
+    damping = jnp.where(
+        failed, s.damping * HARDER, jnp.where(accept & ~misjudged, s.damping * SOFTER, s.damping)
+    )
+    near = accept & ~misjudged & (promise <= NEAR * s.f)
+    bend = jnp.where(near, 1, s.bend)
+    misjudged = misjudged | (going & (bend != s.bend))
+    return s._replace(
+        q=q, f=f, g=g, held=held,
+        aim=jnp.where(here, 0, s.aim), again=jnp.where(judged, 0, s.again),
+        damping=jnp.maximum(damping, LEAST_DAMPING),
+        bend=bend,
+        fresh=s.fresh & ~accept,
+        stale=s.stale | jnp.any(misjudged & ~failed),
+        renew=s.renew | jnp.any(misjudged | failed | (moved & going)),
+        done=done, converged=converged, steps=s.steps + ~s.done, rounds=s.rounds + 1,
+    )  # fmt: skip
 
 
 def _moving(counts: Bool[Array, "C T"]) -> Bool[Array, " C"]:
@@ -213,10 +381,13 @@ def _blocks(
     dtype, n = h.dtype, h.shape[-1]
     diagonal, first, second = coupling(smoothing, valid, dtype)
     free = (~held).astype(dtype)
-    own = jnp.diagonal(h, axis1=-2, axis2=-1) + diagonal[..., None]
-    # Coordinates that nothing determines get a unit pivot.
-    floor = jnp.finfo(dtype).eps * n * jnp.max(own, axis=-1, keepdims=True)
-    added = damping[:, None, None] * own + floor + jnp.where((own <= floor) | held, 1, 0)
+    alone = jnp.diagonal(h, axis1=-2, axis2=-1)
+    own = alone + diagonal[..., None]
+    # A pivot's rounding errors are in proportion to its own diagonal. Without a diagonal nothing determines
+    # the coordinate, and it gets a unit pivot.
+    rounding = ROUNDING * jnp.finfo(dtype).eps * own
+    damped = damping[:, None, None] * (jnp.abs(alone) + PENALTIES_SHARE * own)
+    added = damped + rounding + jnp.where((own <= 0) | held, 1, 0)
     a = h * free[..., :, None] * free[..., None, :]
     a = a + (diagonal[..., None] * free + added)[..., :, None] * jnp.eye(n, dtype=dtype)
     d1 = first[..., None] * free * _shift(free, 1)
@@ -224,26 +395,21 @@ def _blocks(
     return jnp.moveaxis(a, 1, 0), jnp.moveaxis(d1, 1, 0), jnp.moveaxis(d2, 1, 0)
 
 
-def _by_chunks(function, problem: Problem, q: Float[Array, "C T Q"]) -> tuple[Array, Array, Array]:
-    """Applies a frames-last function of (data, q) to all frames, a few at a time to stay in cache."""
+def _by_chunks(function, problem: Problem, q: Float[Array, "C T Q"], *more: Float[Array, "C T"]):
+    """Applies a frames-last function of (data, q, *more) to all frames, a few at a time to stay in cache."""
     n_clips, n_frames, n = q.shape
     total = n_clips * n_frames
     width = min(CHUNK, total)
     run = -(-total // width)
     index = jnp.minimum(jnp.arange(run * width, dtype=jnp.int32), total - 1).reshape(run, width)
-    flat = q.reshape(total, n)
+    flat, others = q.reshape(total, n), [x.reshape(total) for x in more]
 
     def one(rows: Array):
-        f, g, h = function(take(problem, rows), flat[rows].T)
-        return f, g.T, jnp.moveaxis(jnp.broadcast_to(h, (n, n, width)), -1, 0)
+        parts = function(take(problem, rows), flat[rows].T, *(x[rows] for x in others))
+        return [jnp.moveaxis(jnp.broadcast_to(x, (*x.shape[:-1], width)), -1, 0) for x in parts]
 
-    f, g, h = lax.map(one, index)
-    shape = (n_clips, n_frames)
-    return (
-        f.reshape(-1)[:total].reshape(shape),
-        g.reshape(-1, n)[:total].reshape(*shape, n),
-        h.reshape(-1, n, n)[:total].reshape(*shape, n, n),
-    )
+    parts = lax.map(one, index)
+    return [x.reshape(-1, *x.shape[2:])[:total].reshape(n_clips, n_frames, *x.shape[2:]) for x in parts]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

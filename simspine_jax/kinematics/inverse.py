@@ -41,6 +41,8 @@ PRIOR_MARKER_STD_M, PRIOR_COORDINATE_STD = 0.005, 1.0
 MAX_ITERATIONS = 80
 # A cold start only has to find the basin; tracking finishes it.
 COLD_ITERATIONS = 30
+# The whole-clip solve moves every frame, so that its start only has to lie in the right basin.
+START_TOLERANCE = 1e-3
 CPU_LANES, ACCELERATOR_LANES = 128, 4096
 MAX_REPAIRS = 8
 # A frame is tried again from its neighbour's pose where its objective is this many times the neighbour's, or
@@ -196,7 +198,13 @@ def _solve(method: _Method, model: SpineModel, given: _Given) -> IKSolution:
         problem = build_problem(
             model, markers, given.weights, given.task_targets, given.task_weights, frames, given.min_markers
         )
-        found: tuple[Array, Tracked] = _optimum(method, model, problem, given.guess)
+        smooth = given.smoothing is not None
+        first = (
+            dataclasses.replace(method, tolerance=max(method.tolerance, START_TOLERANCE))
+            if smooth
+            else method
+        )
+        found: tuple[Array, Tracked] = _optimum(first, model, problem, given.guess)
         q, tracked = found
         if given.smoothing is not None:
             q, tracked = _smooth(method, model, problem, given.smoothing, q, tracked, given.lengths)

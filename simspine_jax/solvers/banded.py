@@ -38,19 +38,17 @@ def factorise(
         first: coupling of t - 1 to t, at t; ignored at the first frame.
         second: coupling of t - 2 to t, at t; ignored at the first two frames.
     """
-    n = diagonal.shape[-1]
-    eye = jnp.broadcast_to(jnp.eye(n, dtype=diagonal.dtype), diagonal.shape[1:])
     zero = jnp.zeros_like(diagonal[0])
 
     def step(carry, blocks):
-        inverse1, inverse2, below1 = carry
+        upper1, upper2, above1 = carry  # L_{t-1}^-T, L_{t-2}^-T, U_{t-1}^T
         a, d1, d2 = blocks
-        v = d2[..., :, None] * jnp.swapaxes(inverse2, -1, -2)
-        u = (_diagonal(d1) - v @ jnp.swapaxes(below1, -1, -2)) @ jnp.swapaxes(inverse1, -1, -2)
-        schur = a - u @ jnp.swapaxes(u, -1, -2) - v @ jnp.swapaxes(v, -1, -2)
-        lower = lax.linalg.cholesky(schur, symmetrize_input=False)
-        inverse = lax.linalg.triangular_solve(lower, eye, left_side=True, lower=True)
-        return (inverse, inverse1, u), (inverse, u)
+        v = d2[..., :, None] * upper2
+        u = (_diagonal(d1) - v @ above1) @ upper1
+        above = _transposed(u)
+        schur = a - u @ above - v @ _transposed(v)
+        inverse = _inverse(lax.linalg.cholesky(schur, symmetrize_input=False))
+        return (_transposed(inverse), upper1, above), (inverse, u)
 
     keep = (
         (jnp.arange(diagonal.shape[0]) >= 1)[:, None, None],
@@ -60,6 +58,26 @@ def factorise(
     with jax.default_matmul_precision("highest"):
         _, (inverse, below) = lax.scan(step, (zero, zero, zero), (diagonal, first, second))
     return Factor(inverse, below, second)
+
+
+def _transposed(matrix: Float[Array, "*c Q P"]) -> Float[Array, "*c P Q"]:
+    """The transpose, laid out anew: XLA's small products of a transposed operand are several times slower."""
+    return lax.optimization_barrier(jnp.swapaxes(matrix, -1, -2))
+
+
+def _inverse(lower: Float[Array, "*c Q Q"]) -> Float[Array, "*c Q Q"]:
+    """Inverse of a triangular matrix, from those of its halves: one call takes longer."""
+    n = lower.shape[-1]
+    if n % 2:
+        eye = jnp.broadcast_to(jnp.eye(n, dtype=lower.dtype), lower.shape)
+        return lax.linalg.triangular_solve(lower, eye, left_side=True, lower=True)
+    half = n // 2
+    corners = jnp.stack([lower[..., :half, :half], lower[..., half:, half:]])
+    eye = jnp.broadcast_to(jnp.eye(half, dtype=lower.dtype), corners.shape)
+    first, last = lax.linalg.triangular_solve(corners, eye, left_side=True, lower=True)
+    below = -(last @ lower[..., half:, :half]) @ first
+    top = jnp.concatenate([first, jnp.zeros_like(first)], axis=-1)
+    return jnp.concatenate([top, jnp.concatenate([below, last], axis=-1)], axis=-2)
 
 
 def _diagonal(values: Float[Array, "*c Q"]) -> Float[Array, "*c Q Q"]:
