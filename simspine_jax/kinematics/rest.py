@@ -25,6 +25,7 @@ class Root:
     slide_axes: Matrix  # rows, in ground
     hinge_axes: Matrix  # rows, in the body
     rest: Matrix  # the body's rotation at zero
+    body: int
 
 
 def free_of_joint(m: CoordinateMap) -> list[int | None]:
@@ -58,7 +59,7 @@ def find_root(
     if not all(np.allclose(a @ a.T, np.eye(3), atol=1e-6) for a in (axes[:3], axes[3:])):
         return None
     indices = tuple(int(q) for q in free if q is not None)
-    return Root(indices[:3], indices[3:], _rows(axes[:3] @ rest.T), _rows(axes[3:]), _rows(rest))
+    return Root(indices[:3], indices[3:], _rows(axes[:3] @ rest.T), _rows(axes[3:]), _rows(rest), body)
 
 
 def _rows(matrix: np.ndarray) -> Matrix:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from simspine_jax.arrays import Array, Float
 from simspine_jax.kinematics.coordinates import free_to_qpos
@@ -18,9 +19,12 @@ def cold_starts(model: SpineModel, data: Slice) -> Float[Array, "S Q W"]:
     """The model's start poses, each moved as a whole onto the markers of each frame."""
     lanes = data.targets.shape[-1]
     poses = model.start_q.astype(data.targets.dtype)
-    return jnp.stack(
-        [align_root(model, data, jnp.broadcast_to(p[:, None], (p.shape[0], lanes))) for p in poses]
-    )
+
+    def aligned(pose: Float[Array, " Q"]) -> Float[Array, "Q W"]:
+        return align_root(model, data, jnp.broadcast_to(pose[:, None], (pose.shape[0], lanes)))
+
+    # One after the other: side by side, their programs would take three times as long to compile.
+    return lax.map(aligned, poses)
 
 
 def align_root(model: SpineModel, data: Slice, q: Float[Array, "Q W"]) -> Float[Array, "Q W"]:
@@ -30,19 +34,22 @@ def align_root(model: SpineModel, data: Slice, q: Float[Array, "Q W"]) -> Float[
         return q
     hinges, slides = np.array(root.hinges, int), np.array(root.slides, int)
     body_rotation = _root_rotation(root, q[hinges])
-    turn, _ = _rigid(_markers(model, data, q), data)
+    topology = model.topology
+    state = tree_forward(topology, data.frames, free_to_qpos(model.coordinate_map, q))
+    markers = marker_positions(topology, data.frames, state)
+    turn = _rigid(markers, data)
     q = q.at[hinges].set(_root_angles(root, jnp.einsum("wij,wjk->wik", turn, body_rotation)))
-    shift = jnp.sum(data.weights[:, None] * (data.targets - _markers(model, data, q)), axis=0)
+    # Its hinges turn all that it carries about one point.
+    center = state.center[root.body]
+    carried = topology.ancestors[root.body, np.array(topology.marker_bodies, int)]
+    turned = center + jnp.einsum("wij,kjw->kiw", turn, markers - center)
+    markers = jnp.where(carried[:, None, None], turned, markers)
+    shift = jnp.sum(data.weights[:, None] * (data.targets - markers), axis=0)
     return q.at[slides].add(jnp.asarray(root.slide_axes, q.dtype) @ shift)
 
 
-def _markers(model: SpineModel, data: Slice, q: Array) -> Array:
-    state = tree_forward(model.topology, data.frames, free_to_qpos(model.coordinate_map, q))
-    return marker_positions(model.topology, data.frames, state)
-
-
-def _rigid(markers: Float[Array, "K 3 W"], data: Slice) -> tuple[Float[Array, "W 3 3"], Float[Array, "W 3"]]:
-    """Rotation and mean shift that bring ``markers`` onto the targets; a frame's weights sum to 1 or 0."""
+def _rigid(markers: Float[Array, "K 3 W"], data: Slice) -> Float[Array, "W 3 3"]:
+    """Rotation that brings ``markers`` onto the targets, up to a shift; a frame's weights sum to 1 or 0."""
     w = data.weights[:, None]
     mean_x, mean_y = jnp.sum(w * markers, axis=0), jnp.sum(w * data.targets, axis=0)
     x, y = markers - mean_x, data.targets - mean_y
@@ -51,7 +58,7 @@ def _rigid(markers: Float[Array, "K 3 W"], data: Slice) -> tuple[Float[Array, "W
     u, _, vt = jnp.linalg.svd(covariance)
     sign = jnp.sign(jnp.linalg.det(u @ vt))
     u = u.at[..., 2].multiply(jnp.where(sign < 0, -1.0, 1.0)[:, None])
-    return u @ vt, (mean_y - mean_x).T
+    return u @ vt
 
 
 def _root_rotation(root: Root, angles: Float[Array, "3 W"]) -> Float[Array, "W 3 3"]:
