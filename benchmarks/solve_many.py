@@ -31,7 +31,7 @@ def main(model_path: str, markers_path: str) -> dict[str, float]:
 def peak_rss_mb() -> float:
     """Largest resident set of this process since it began its own program, MB.
 
-    ``getrusage`` would not do: what it reports begins with the resident set of the process that forked this one.
+    ``getrusage`` would not do: its figure begins with the resident set of the process that forked this one.
     """
     status = Path("/proc/self/status").read_text()
     kib = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
