@@ -442,7 +442,7 @@ def _solve(
 def _needed(model: SpineModel, matched: MatchedMarkers, options: IKOptions) -> int:
     """Markers that a frame needs, by the whole trial, so that all of its chunks go by one rule."""
     present = np.isfinite(matched.positions).all(axis=-1) & (marker_weights(model, options) > 0)
-    return int(needed_markers(model, jnp.asarray(present)))
+    return int(needed_markers(model, present))
 
 
 def task_targets(model: SpineModel, options: IKOptions, trajectory: MarkerTrajectory) -> NDArray[np.float64]:

@@ -20,16 +20,18 @@ from simspine_jax.errors import ShapeError, UnknownNameError
 from simspine_jax.io.ik_setup import IKSetup
 from simspine_jax.kinematics import clip
 from simspine_jax.kinematics.clip import Smoothing
-from simspine_jax.kinematics.coordinates import free_to_full, free_to_qpos
-from simspine_jax.kinematics.forward import Frames, marker_positions, scaled_frames, tree_forward
+from simspine_jax.kinematics.coordinates import free_to_full
+from simspine_jax.kinematics.forward import Frames, scaled_frames
 from simspine_jax.kinematics.model import SpineModel
 from simspine_jax.kinematics.residuals import (
     Problem,
     Residual,
     Slice,
     Structure,
+    markers_at,
     normal_equations,
     objective,
+    objective_of,
     take,
 )
 from simspine_jax.kinematics.starts import cold_starts
@@ -287,7 +289,8 @@ def _marker_weights(model: SpineModel, weights, setup: IKSetup | None, flat: Arr
     if weights is None:
         return jnp.ones((1, model.n_markers), flat.dtype)
     given = jnp.asarray(weights, flat.dtype)
-    if not isinstance(given, Tracer) and not bool(jnp.all(jnp.isfinite(given) & (given >= 0))):
+    # Checked on the host: each operation on the device would be a program to compile.
+    if not isinstance(given, Tracer) and not np.all(np.isfinite(host := np.asarray(given)) & (host >= 0)):
         raise ShapeError(
             "weights must be finite numbers that are not negative; a marker of weight 0 is left out"
         )
@@ -378,7 +381,7 @@ def build_problem(
     )
 
 
-def needed_markers(model: SpineModel, used: Bool[Array, "T K"]) -> Int[Array, ""]:
+def needed_markers(model: SpineModel, used: Bool[Array | np.ndarray, "T K"]) -> Int[Array | np.ndarray, ""]:
     """Least number of markers for a pose: an equation for each coordinate that markers move.
 
     Where a trial never shows so many, what it shows is enough, but never fewer than half of them (nor three):
@@ -395,8 +398,7 @@ def needed_markers(model: SpineModel, used: Bool[Array, "T K"]) -> Int[Array, ""
         if carriers[body]:
             moving = moving | m.dependence[joint]
     enough = max(3, -(-int(moving.sum()) // 3))
-    shown = jnp.sum(jnp.any(used, axis=0).astype(jnp.int32))
-    return jnp.clip(shown, max(3, -(-enough // 2)), enough)
+    return used.any(axis=0).sum().clip(max(3, -(-enough // 2)), enough)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -592,9 +594,8 @@ def _outputs(
 
     def part(rows: Array) -> tuple[Array, Array, Array]:
         pose = q[rows].T
-        state = tree_forward(model.topology, problem.frames, free_to_qpos(model.coordinate_map, pose))
-        markers = marker_positions(model.topology, problem.frames, state)
-        value = objective(model, structure, take(problem, rows), pose)
+        markers = markers_at(model, problem.frames, pose)
+        value = objective_of(model, structure, take(problem, rows), pose, markers)
         return free_to_full(model.coordinate_map, pose).T, jnp.moveaxis(markers, -1, 0), value
 
     parts = lax.map(part, index)

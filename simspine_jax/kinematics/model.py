@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,7 +152,13 @@ def converted_path(path: Path, markers: str | Path | None, ignore_constraints: S
     if not target.with_suffix(".json").exists():
         from simspine_jax.kinematics.isolated import convert_isolated
 
-        convert_isolated(path, target, markers=markers, ignore_constraints=ignore_constraints)
+        # What reading the result will need is imported while OpenSim works in a process of its own.
+        meanwhile = threading.Thread(target=import_mjx)
+        meanwhile.start()
+        try:
+            convert_isolated(path, target, markers=markers, ignore_constraints=ignore_constraints)
+        finally:
+            meanwhile.join()
     return target
 
 

@@ -74,8 +74,23 @@ def objective(
     model: SpineModel, structure: Structure, data: Slice, q: Float[Array, "Q W"]
 ) -> Float[Array, " W"]:
     """F for each frame; plain JAX, differentiable to any order."""
-    state = tree_forward(model.topology, data.frames, free_to_qpos(model.coordinate_map, q))
-    markers = marker_positions(model.topology, data.frames, state)
+    return objective_of(model, structure, data, q, markers_at(model, data.frames, q))
+
+
+def markers_at(model: SpineModel, frames: Frames, q: Float[Array, "Q W"]) -> Float[Array, "K 3 W"]:
+    """The model's markers in ground."""
+    state = tree_forward(model.topology, frames, free_to_qpos(model.coordinate_map, q))
+    return marker_positions(model.topology, frames, state)
+
+
+def objective_of(
+    model: SpineModel,
+    structure: Structure,
+    data: Slice,
+    q: Float[Array, "Q W"],
+    markers: Float[Array, "K 3 W"],
+) -> Float[Array, " W"]:
+    """F where the model's markers are known already."""
     squared = jnp.sum((markers - data.targets) ** 2, axis=1)
     value = 0.5 * jnp.sum(data.weights * squared, axis=0)
     if structure.task_rows:
@@ -142,8 +157,7 @@ def _residual_equations(
     model: SpineModel, residual: Residual, frames: Frames, q: Float[Array, "Q W"], bend: Array | None
 ) -> tuple[Array, Array, Array]:
     def one(q1: Array) -> Array:
-        state = tree_forward(model.topology, frames, free_to_qpos(model.coordinate_map, q1))
-        return residual(q1, marker_positions(model.topology, frames, state))
+        return residual(q1, markers_at(model, frames, q1))
 
     r = jax.vmap(one, in_axes=1, out_axes=1)(q)
     jacobian = jax.vmap(jax.jacfwd(one), in_axes=1, out_axes=2)(q)
