@@ -12,6 +12,7 @@ from simspine_jax.io.cells import is_name
 from simspine_jax.io.files import PathLike, atomic_write, malformed, shown
 from simspine_jax.io.ik_setup import (
     CoordinateTask,
+    IKSetup,
     MarkerTask,
     read_file_name,
     read_tasks,
@@ -137,6 +138,11 @@ class PlacingStage:
     output_model_file: str | None = None
     output_marker_file: str | None = None
     output_motion_file: str | None = None
+
+    @property
+    def ik_setup(self) -> IKSetup:
+        """The static pose's tasks as a setup of inverse kinematics."""
+        return IKSetup(self.marker_tasks, self.coordinate_tasks)
 
 
 @dataclass(frozen=True)
