@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+from scipy.interpolate import CubicSpline
 from scipy.special import ndtr
 
 from simspine_jax.capture.motion import (
@@ -28,7 +29,6 @@ from simspine_jax.capture.motion import (
     LIMIT_MARGIN,
     STRIDE_HZ,
     STRIDES,
-    Stride,
     random_waves,
     stride_at,
 )
@@ -44,8 +44,8 @@ ACTION_NAMES: tuple[str, ...] = (
 STEP_SD_S = 0.35
 """Width of a change of posture: 95 % of it takes four times as long."""
 
-FASTEST_HZ = 2.0
-"""No wave and no harmonic of a stride is faster."""
+FASTEST_HZ = 3.0
+"""No wave and no harmonic of a stride is faster: below the 5 Hz at which the field's filters cut."""
 
 
 class ActionCurvature(NamedTuple):
@@ -112,7 +112,7 @@ _LEGS = {
     "floor": _Legs(14, 100, 112, -10, -6, flex=-1.4),
     "floor_crossed": _Legs(8, 96, 124, -36, -42, flex=-1.1, ankle=0),
     "floor_long": _Legs(12, 84, 24, -8, -8, flex=-1.3, ankle=5),
-    "walk": _Legs(-3, 11, 24, -1, -4, ankle=0),
+    "walk": _Legs(-5, 13, 24, -1, -4, ankle=1),
 }
 _ON_CHAIR = ("sit", "sit_forward", "sit_back")
 _ON_FLOOR = ("floor", "floor_crossed", "floor_long")
@@ -304,10 +304,48 @@ _CIRCLING_DEG = (52.0, 64.0)
 _TURN_STEP = 0.35
 _TURN_STEP_SD_S = 0.8
 _TURN_SD_S = 0.6
-_EVENTS_PER_DRAW = 64
-# What a stride adds to postures that aren't the walk's own.
-_STRIDE_PATTERNS = r"hip_|knee_|ankle_|pelvis_(list|rotation)|arm_flex|elbow_flex|L5_S1_"
-_PUSH_OFF = Stride(r"mtp_angle_[rl]", 6.0, 9.0, 0.58, 3.0, 0.58)
+# Over three minutes of them; then the last posture stays.
+_EVENTS_PER_DRAW = 200
+
+
+class _Gait(NamedTuple):
+    """A joint's angle over a stride, degrees: knots of a curve that is cut to `_HARMONICS` harmonics.
+
+    The cycle starts at the heel strike of the leg's own side.
+    """
+
+    pattern: str
+    percent: tuple[float, ...]
+    degrees: tuple[float, ...]
+
+    def harmonics(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Values over one cycle, and the cosine and sine amplitudes, without the mean."""
+        knots = CubicSpline(np.array(self.percent) / 100, self.degrees, bc_type="periodic")
+        spectrum = np.fft.rfft(knots(np.arange(200) / 200)) / 100
+        kept = spectrum[1 : _HARMONICS + 1]
+        return _harmonic_sum(np.linspace(0, 1, CYCLE_SAMPLES), kept.real, -kept.imag), kept.real, -kept.imag
+
+
+_HARMONICS = 3
+# Rounded from textbook curves of level walking (as D. A. Winter's; recalled). Means over the cycle are the
+# posture "walk".
+_GAITS = (
+    _Gait(
+        r"hip_flexion_[rl]", (0, 12, 25, 40, 50, 60, 70, 80, 88, 95, 100),
+        (30, 24, 10, -5, -11, -3, 15, 28, 33, 32, 30),
+    ),
+    _Gait(
+        r"knee_angle_[rl]", (0, 5, 12, 25, 40, 50, 60, 70, 75, 85, 95, 100),
+        (5, 10, 18, 11, 5, 12, 37, 60, 62, 40, 7, 5),
+    ),
+    _Gait(
+        r"ankle_angle_[rl]", (0, 6, 12, 25, 40, 46, 52, 60, 64, 72, 80, 90, 100),
+        (0, -6, -1, 5, 10, 11, 4, -16, -18, -6, 2, 2, 0),
+    ),
+    _Gait(r"mtp_angle_[rl]", (0, 20, 40, 50, 57, 63, 70, 85, 100), (4, 0, 2, 15, 24, 14, 4, 3, 4)),
+)  # fmt: skip
+# The rest of the body in step with the legs.
+_STRIDE_PATTERNS = r"hip_adduction|pelvis_(list|rotation)|arm_flex|elbow_flex|L5_S1_"
 
 
 @dataclass(frozen=True)
@@ -533,19 +571,27 @@ def _add_sway(tracks: _Tracks, scene: _Scene, lordosis_sd: float, random: np.ran
 
 
 def _add_stride(tracks: _Tracks, scene: _Scene, random: np.random.Generator) -> None:
-    """The stride about its own centre, which the walk's posture has already."""
+    """The stride about its own mean, which the walk's posture has already."""
     stride_hz, start = random.uniform(*STRIDE_HZ), random.uniform()
     free_arm = {side for side, names in (("r", scene.right), ("l", scene.left)) if names[0] == "hang"}
     for name in tracks.model.free_names:
-        stride = _first((*STRIDES, _PUSH_OFF), name)
-        if stride is None or not re.match(rf"{_STRIDE_PATTERNS}|mtp", name):
+        cycle = stride_hz * tracks.times + start + (0.5 if name.endswith("_l") else 0.0)
+        gait, stride = _first(_GAITS, name), _first(STRIDES, name)
+        if gait is not None:
+            whole, cosine, sine = gait.harmonics()
+            change = _harmonic_sum(cycle, cosine, sine)
+        elif stride is not None and re.match(_STRIDE_PATTERNS, name):
+            whole = stride_at(stride, np.linspace(0, 1, CYCLE_SAMPLES)) - stride.centre
+            change = stride_at(stride, cycle) - stride.centre
+        else:
             continue
         size = scene.stride * (0.3 if re.match("arm|elbow", name) and name[-1] not in free_arm else 1.0)
-        cycle = stride_hz * tracks.times + start + (0.5 if name.endswith("_l") else 0.0)
-        centre = 0.0 if stride is _PUSH_OFF else stride.centre
-        whole = stride_at(stride, np.linspace(0, 1, CYCLE_SAMPLES)) - centre
-        low, high = size * whole.min(), size * whole.max()
-        tracks.add(name, size * (stride_at(stride, cycle) - centre), low, high)
+        tracks.add(name, size * change, size * whole.min(), size * whole.max())
+
+
+def _harmonic_sum(cycle: np.ndarray, cosine: np.ndarray, sine: np.ndarray) -> np.ndarray:
+    angle = 2 * np.pi * cycle[:, None] * np.arange(1, len(cosine) + 1)
+    return np.cos(angle) @ cosine + np.sin(angle) @ sine
 
 
 def _first(rows: Iterable, name: str):
