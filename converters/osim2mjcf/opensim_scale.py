@@ -83,10 +83,11 @@ def scale_osim(
     source = load_osim(Path(model), None if markers is None else Path(markers))
     _check(source, factors, marker_offsets or {}, mass_kg, Path(model))
     scales = osim.ScaleSet()
-    for body, row in factors.items():
+    # As in the tool, ground and bodies that keep their size have factors too.
+    for body in ("ground", *(body.getName() for body in source.getBodyList())):
         scale = osim.Scale()
         scale.setSegmentName(body)
-        scale.setScaleFactors(osim.Vec3(*map(float, row)))
+        scale.setScaleFactors(osim.Vec3(*map(float, factors.get(body, (1, 1, 1)))))
         scale.setApply(True)
         scales.cloneAndAppend(scale)
     try:

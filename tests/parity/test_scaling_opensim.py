@@ -12,7 +12,13 @@ import pytest
 
 import simspine_jax as ssj
 from simspine_jax import assets
-from simspine_jax.errors import FileFormatError, ShapeError, SimspineError, UnknownNameError
+from simspine_jax.errors import (
+    FileFormatError,
+    ShapeError,
+    SimspineError,
+    UnknownNameError,
+    UnsupportedModelError,
+)
 from simspine_jax.io import (
     ManualScale,
     MarkerTrajectory,
@@ -24,12 +30,14 @@ from simspine_jax.io import (
     write_scale_setup,
     write_trc,
 )
+from simspine_jax.io.sidecar import read_sidecar
 from simspine_jax.kinematics import placement, scaling
 from simspine_jax.kinematics.forward import scaled_frames
 
 osim = pytest.importorskip("opensim")
 
-from osim2mjcf import opensim_scale  # noqa: E402
+import osim_models  # noqa: E402
+from osim2mjcf import convert, opensim_scale  # noqa: E402
 from osim2mjcf import verify as parity  # noqa: E402
 from osim2mjcf.opensim_scale import run_scale_tool, scale_osim  # noqa: E402
 
@@ -345,3 +353,56 @@ def test_what_cannot_be_scaled_is_named(arm_osim: Path, tmp_path: Path) -> None:
         scale_osim(arm_osim, tmp_path / "file" / "scaled.osim", {}, mass_kg=70.0)
     with pytest.raises(FileFormatError, match="There is no file"):
         scale_osim(tmp_path / "none.osim", out, {}, mass_kg=70.0)
+
+
+def plain_tree(seed: int):
+    """A generated model whose frames OpenSim scales as we do: bodies joined directly, none reversed."""
+    rng = np.random.default_rng(seed)
+    model = osim.Model()
+    model.setName(f"plain{seed}")
+    places = [model.getGround()]
+    for i in range(int(rng.integers(3, 6))):
+        link = osim_models.body(f"b{i}", rng)
+        model.addBody(link)
+        near = places[int(rng.integers(max(0, len(places) - 3), len(places)))]
+        kind = str(rng.choice([*osim_models.JOINTS, "Custom", "Custom"]))
+        model.addJoint(osim_models.joint(kind, f"j{i}", near, link, rng))
+        for k in range(2):
+            model.addMarker(osim.Marker(f"b{i}_m{k}", link, osim_models.vec3(rng.normal(0, 0.2, 3))))
+        places.append(link)
+    model.finalizeConnections()
+    osim_models.constrain(model, rng)
+    return model
+
+
+def test_generated_models_scale_as_opensims(tmp_path: Path) -> None:
+    """Oblique translation axes of any sign and length, any function, coupled and locked coordinates."""
+    negative = refused = compared = 0
+    for seed in range(16):
+        path = osim_models.save(plain_tree(seed), tmp_path / f"{seed}.osim")
+        converted = convert(path, tmp_path / f"{seed}")
+        description = read_sidecar(converted.with_suffix(".json"))
+        model = ssj.load_model(converted)
+        rng = np.random.default_rng(seed)
+        factors = rng.uniform(0.7, 1.4, (len(model.body_names), 3))
+        q = parity.sample_poses(model, 3, seed=1)
+        if any(c.role == "coupled" and c.motion == "translational" for c in description.coordinates):
+            # OpenSim scales the coupler's function itself, and with it the coordinate's value.
+            with pytest.raises(UnsupportedModelError, match="coupled translations"):
+                ssj.forward_kinematics(model, q, scale_factors=factors)
+            refused += 1
+            continue
+        axes = [j.scale_axis for j in description.joint_positions if j.scale_axis is not None]
+        negative += any(min(axis) < 0 for axis in axes)
+        by_body = dict(zip(model.body_names, factors.tolist(), strict=True))
+        source = parity.load_osim(scale_osim(path, tmp_path / f"{seed}s.osim", by_body, mass_kg=10.0))
+        coordinates = parity.coupled_coordinates(source, model, q)
+        reference = parity.opensim_poses(source, model, coordinates)
+        found = parity.deviation(
+            path.stem, ssj.forward_kinematics(model, q, scale_factors=factors), reference
+        )
+        assert found.within(parity.FLOAT64_TOLERANCE_M), found
+        compared += 1
+    assert compared >= 5
+    assert negative >= 3
+    assert refused >= 2
