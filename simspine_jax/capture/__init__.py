@@ -6,7 +6,7 @@ from simspine_jax.capture.actions import ACTION_NAMES, PAPER_CURVATURE_DEG, acti
 from simspine_jax.capture.capture import Capture, capture_set, capture_trial
 from simspine_jax.capture.motion import MotionKind, add_marker_noise, synthetic_motion
 from simspine_jax.capture.noise import Detections, DetectorNoise, detect, fit_noise, make_noise
-from simspine_jax.capture.rigs import ground_from_world, make_rig, world_from_ground
+from simspine_jax.capture.rigs import make_rig
 from simspine_jax.capture.subjects import SUBJECT_NAMES, Subject, make_subject, make_subjects
 
 __all__ = [
@@ -24,11 +24,9 @@ __all__ = [
     "capture_trial",
     "detect",
     "fit_noise",
-    "ground_from_world",
     "make_noise",
     "make_rig",
     "make_subject",
     "make_subjects",
     "synthetic_motion",
-    "world_from_ground",
 ]

@@ -20,7 +20,7 @@ from simspine_jax.capture.actions import ACTION_NAMES, PAPER_CURVATURE_DEG, acti
 from simspine_jax.capture.ground import set_on_floor
 from simspine_jax.capture.motion import random_waves
 from simspine_jax.capture.noise import Detections, DetectorNoise, detect, make_noise
-from simspine_jax.capture.rigs import make_rig, world_from_ground
+from simspine_jax.capture.rigs import make_rig
 from simspine_jax.capture.subjects import SUBJECT_NAMES, Subject, make_subjects
 from simspine_jax.capture.tissue import (
     TISSUE_BOUNDS_M,
@@ -30,6 +30,7 @@ from simspine_jax.capture.tissue import (
 )
 from simspine_jax.errors import ShapeError
 from simspine_jax.geometry.cameras import Cameras, project
+from simspine_jax.geometry.frames import yup_to_zup
 from simspine_jax.kinematics.curvature import (
     Curvature,
     body_curvature,
@@ -70,7 +71,7 @@ class Capture:
         keypoints: the 37 true keypoints, with what the model can't follow.
         curvature: of the true keypoints.
         body_curvature: of the rigid bodies' endplates.
-        cameras: in their world (Z up); see `world_from_ground`.
+        cameras: in their world (Z up); see `yup_to_zup`.
         keypoints_2d: exact pictures of the true keypoints, px; NaN behind a camera.
         visible: whether they are within the picture.
         detections: what a detector made of them.
@@ -228,7 +229,7 @@ def _simulate(
         script.shift * jnp.asarray(TISSUE_BOUNDS_M, q.dtype)[:, None],
     )
     keypoints = true_keypoints(model, q, poses, scale_factors, tissue)
-    world = world_from_ground(keypoints)
+    world = yup_to_zup(keypoints)
     pictures = jnp.moveaxis(project(cameras, world).keypoints, 2, 1)
     sizes = jnp.asarray(cameras.sizes, q.dtype)[:, None]
     visible = ((pictures >= 0) & (pictures <= sizes - 1)).all(axis=-1)

@@ -1,4 +1,4 @@
-"""Four cameras around a room, and the turn between their world and the model's ground.
+"""Four cameras around a room.
 
 The rig is synthetic, of the kind of Human3.6M's: four pictures of 1000 by 1000 pixels, a focal length of
 about 1145 px, cameras 1.5 m high in the corners of a room, 5 to 6 m from the middle, lenses with mild barrel
@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from simspine_jax.arrays import Array, Float
 from simspine_jax.geometry.cameras import Cameras
 
 PICTURE_PX = 1000
@@ -49,16 +48,6 @@ def make_rig(seed: int | tuple[int, ...] = 0) -> Cameras:
         sizes=np.full((shape[0], 2), float(PICTURE_PX)),
         names=CAMERA_NAMES,
     )
-
-
-def world_from_ground(points: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
-    """Points of the model's ground (Y up) in the cameras' world (Z up): ``(x, y, z)`` to ``(z, x, y)``."""
-    return points[..., [2, 0, 1]]
-
-
-def ground_from_world(points: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
-    """Points of the cameras' world (Z up) in the model's ground (Y up): inverse of `world_from_ground`."""
-    return points[..., [1, 2, 0]]
 
 
 def _looking(place: np.ndarray, aim: np.ndarray, roll: float) -> np.ndarray:

@@ -12,10 +12,11 @@ from simspine_jax.capture.actions import ACTION_NAMES, PAPER_CURVATURE_DEG
 from simspine_jax.capture.capture import capture_set, capture_trial
 from simspine_jax.capture.motion import LIMIT_MARGIN
 from simspine_jax.capture.noise import make_noise
-from simspine_jax.capture.rigs import make_rig, world_from_ground
+from simspine_jax.capture.rigs import make_rig
 from simspine_jax.capture.subjects import SUBJECT_NAMES, make_subject
 from simspine_jax.errors import ShapeError, UnknownNameError
 from simspine_jax.geometry.cameras import project
+from simspine_jax.geometry.frames import yup_to_zup
 from simspine_jax.geometry.triangulation import triangulate_robust, triangulate_weighted
 from simspine_jax.kinematics.curvature import VERTEBRAL_LEVELS, keypoint_curvature
 from simspine_jax.skeleton import REGIONS
@@ -54,13 +55,13 @@ def test_markers_are_those_of_the_coordinates(spine_model, trials):
 
 def test_pictures_are_those_of_the_keypoints(trials):
     for c in trials[::20]:
-        pictures = project(c.cameras, world_from_ground(jnp.asarray(c.keypoints))).keypoints
+        pictures = project(c.cameras, yup_to_zup(jnp.asarray(c.keypoints))).keypoints
         np.testing.assert_allclose(np.moveaxis(np.asarray(pictures), 2, 1), c.keypoints_2d, atol=1e-7)
         assert c.visible.mean() > 0.97
         exact = triangulate_robust(
             c.cameras, jnp.asarray(c.keypoints_2d), jnp.ones(c.visible.shape, c.keypoints_2d.dtype)
         )
-        np.testing.assert_allclose(exact.points, world_from_ground(c.keypoints), atol=1e-6)
+        np.testing.assert_allclose(exact.points, yup_to_zup(jnp.asarray(c.keypoints)), atol=1e-6)
 
 
 def test_limits_hold_and_all_is_finite(spine_model, trials):
@@ -140,7 +141,7 @@ def test_triangulated_detections_are_as_wrong_as_the_papers(trials):
             jnp.asarray(c.detections.confidence),
             undistorted=True,
         )
-        errors.append(np.linalg.norm(found.points - world_from_ground(c.keypoints), axis=-1))
+        errors.append(np.linalg.norm(found.points - yup_to_zup(jnp.asarray(c.keypoints)), axis=-1))
     error = 1e3 * np.nanmean(np.concatenate(errors), axis=0)
     # Its Table 3: 31.82 over all, 38.50 spine, 27.27 body; these are a few short clips.
     assert error.mean() == pytest.approx(31.8, rel=0.15)
