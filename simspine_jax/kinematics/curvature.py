@@ -8,7 +8,7 @@ the left.
 Two measures of curvature are here, and they are not the same number. `body_curvature` is Cobb's own angle
 between endplates, which needs to know where the endplates lie in the bodies. `keypoint_curvature` needs only
 keypoints: it is the angle between the tangents of a smooth curve through the points on the back. In the
-spine model's neutral pose the first gives 64 and 46 degrees, the second about 43 and 32. Since the model's
+spine model's neutral pose the first gives 64 and 46 degrees, the second about 43 and 31. Since the model's
 thorax is one body, its kyphosis by endplates is a constant.
 
 Source: J. R. Cobb, Outline for the study of scoliosis, Instructional Course Lectures 5 (1948).
