@@ -7,6 +7,7 @@ these functions return. A segment is a run of present frames of one channel.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -21,8 +22,6 @@ from simspine_jax.errors import ShapeError
 
 PADDING_PER_COEFFICIENT = 3
 """SciPy's ``filtfilt`` pads by three times the number of filter coefficients."""
-
-_UNROLL = 8  # scan steps a loop turn: a step alone is too little work
 
 
 def lowpass(
@@ -77,38 +76,42 @@ def _filter_segments(
     before, after = _nearest(~mask)
     padding = jnp.minimum(PADDING_PER_COEFFICIENT * len(above), after - before - 2)
     flat = jnp.where(mask, flat, 0.0)
-    step = partial(_step, above, below)
-    settled = settled[:, None, None]
     longest = PADDING_PER_COEFFICIENT * len(above)
+    step = partial(_step, above, below)
+    run_in = partial(_run_in, step, settled[:, None])
+    margin = jnp.zeros((longest, flat.shape[1]), flat.dtype)
+    behind, ahead = jnp.concatenate([margin, flat]), jnp.concatenate([flat, margin])
 
-    # What precedes a segment (its first samples turned about the first) and its effect on the filter, for
-    # every frame as if a segment began there; the scan then takes the ones it needs.
-    def precede(back: Array, state: Array) -> Array:
-        j = longest - back
-        sample = 2 * flat - _shifted(flat, -j)
-        state = jnp.where(j == padding, settled * sample, state)
-        return jnp.where(j <= padding, step(state, sample)[0], state)
+    def before_start(frame: Array) -> Array:
+        window = lax.dynamic_slice_in_dim(ahead, frame, longest + 1)
+        return run_in(2 * window[0] - window[1:], window[0], padding[frame])
 
-    initial = jnp.broadcast_to(settled * flat, (len(settled), *flat.shape))
-    state = lax.fori_loop(0, longest, precede, initial)
+    def after_end(frame: Array) -> Array:
+        window = lax.dynamic_slice_in_dim(behind, frame, longest + 1)[::-1]
+        beyond = lax.scan(step, states[frame], 2 * window[0] - window[1:])[1]
+        return run_in(beyond, forwards[frame], padding[frame])
+
     starts, ends = mask & ~_shifted_mask(mask, 1), mask & ~_shifted_mask(mask, -1)
-    forwards, states = _scan(step, flat, state, starts, reverse=False)
-
-    def follow(state: Array, j: Array) -> tuple[Array, Array]:
-        return step(state, 2 * flat - _shifted(flat, j))
-
-    tails = lax.scan(follow, states, 1 + jnp.arange(longest))[1]
-
-    def return_through(back: Array, state: Array) -> Array:
-        j = longest - back
-        sample = tails[j - 1]
-        state = jnp.where(j == padding, settled * sample, state)
-        return jnp.where(j <= padding, step(state, sample)[0], state)
-
-    initial = jnp.broadcast_to(settled * forwards, initial.shape)
-    state = lax.fori_loop(0, longest, return_through, initial)
-    both, _ = _scan(step, forwards, state, ends, reverse=True)
+    zero = jnp.zeros((len(settled), flat.shape[1]), flat.dtype)
+    forwards, states = _scan(step, zero, flat, starts, before_start, reverse=False)
+    both, _ = _scan(step, zero, forwards, ends, after_end, reverse=True)
     return jnp.where(mask, both, jnp.nan).reshape(values.shape)
+
+
+def _run_in(step, settled: Array, outside: Array, first: Array, padding: Array) -> Array:
+    """The state with which a pass begins a segment, after ``padding`` samples outside of it.
+
+    The pass starts settled at the outermost sample; ``outside`` is [longest C], nearest first, and ``first``
+    the segment's own first sample, at which it starts where there is no padding.
+    """
+
+    def inwards(state: Array, sample: tuple[Array, Array]) -> tuple[Array, None]:
+        distance, value = sample
+        state = jnp.where(distance == padding, settled * value, state)
+        return jnp.where(distance <= padding, step(state, value)[0], state), None
+
+    samples = 1 + jnp.arange(len(outside)), outside
+    return lax.scan(inwards, settled * first, samples, reverse=True)[0]
 
 
 def _columns(values: Array) -> Array:
@@ -124,24 +127,22 @@ def _step(above: Array, below: Array, state: Array, sample: Array) -> tuple[Arra
     return moved + above[1:].reshape(shape) * sample - below[1:].reshape(shape) * output, output
 
 
-def _scan(step, samples: Array, initial: Array, resets: Array, *, reverse: bool) -> tuple[Array, Array]:
-    """Outputs [T C] and states after each sample [order T C], beginning anew at ``resets``."""
+def _scan(
+    step, state: Array, samples: Array, resets: Array, fresh: Callable[[Array], Array], *, reverse: bool
+) -> tuple[Array, Array]:
+    """Outputs [T C] and states after each sample [T order C], from ``fresh(frame)`` on at ``resets``."""
 
-    def frame(state: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, tuple[Array, Array]]:
-        sample, fresh, reset = inputs
-        state, output = step(jnp.where(reset, fresh, state), sample)
+    def advance(state: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+        frame, sample, reset = inputs
+        # Segments are few, so most frames skip the work of beginning one.
+        state = lax.cond(
+            reset.any(), lambda state: jnp.where(reset, fresh(frame), state), lambda state: state, state
+        )
+        state, output = step(state, sample)
         return state, (output, state)
 
-    inputs = samples, jnp.moveaxis(initial, 1, 0), resets
-    outputs, states = lax.scan(frame, jnp.zeros_like(initial[:, 0]), inputs, reverse=reverse, unroll=_UNROLL)[
-        1
-    ]
-    return outputs, jnp.moveaxis(states, 0, 1)
-
-
-def _shifted(values: Float[Array, "T C"], by: Int[Array, ""] | int) -> Float[Array, "T C"]:
-    """``values[t - by]``; what comes from beyond the ends wraps round and is not to be read."""
-    return jnp.roll(values, by, axis=0)
+    inputs = jnp.arange(len(samples)), samples, resets
+    return lax.scan(advance, state, inputs, reverse=reverse)[1]
 
 
 def _shifted_mask(mask: Bool[Array, "T C"], by: int) -> Bool[Array, "T C"]:
