@@ -340,3 +340,44 @@ def write_paper_marker_set(path: str | os.PathLike[str]) -> None:
     from simspine_jax.io.marker_set import MarkerDefinition, write_marker_set
 
     write_marker_set(path, [MarkerDefinition(*placement) for placement in PAPER_MARKERS])
+
+
+class KeypointSchema(NamedTuple):
+    """What a detector calls its outputs, in their order, by the names of markers on the model."""
+
+    name: str
+    markers: tuple[str, ...]
+
+
+SPINETRACK_37 = KeypointSchema("SPINETRACK_37", TRC_NAMES)
+"""SpinePose's output."""
+
+HALPE_26 = KeypointSchema("HALPE_26", TRC_NAMES[:26])
+"""Body and feet of Halpe; SpineTrack has extended it, so these are its first 26."""
+
+COCO_17 = KeypointSchema("COCO_17", TRC_NAMES[:17])
+"""COCO's, with which Halpe begins."""
+
+BODY_25B = KeypointSchema(
+    "BODY_25B",
+    (
+        *TRC_NAMES[:17], "Neck", "Head",
+        "LBigToe", "LSmallToe", "LHeel", "RBigToe", "RSmallToe", "RHeel",
+    ),
+)  # fmt: skip
+"""OpenPose's experimental model, which Pose2Sim recommends."""
+
+BODY_25 = KeypointSchema(
+    "BODY_25",
+    (
+        "Nose", "Neck", "RShoulder", "RElbow", "RWrist", "LShoulder", "LElbow", "LWrist", "Hip",
+        "RHip", "RKnee", "RAnkle", "LHip", "LKnee", "LAnkle", "REye", "LEye", "REar", "LEar",
+        "LBigToe", "LSmallToe", "LHeel", "RBigToe", "RSmallToe", "RHeel",
+    ),
+)  # fmt: skip
+"""OpenPose's default model: as many keypoints as `BODY_25B`, in another order."""
+
+KEYPOINT_SCHEMAS = MappingProxyType(
+    {schema.name: schema for schema in (SPINETRACK_37, HALPE_26, BODY_25B, BODY_25, COCO_17)}
+)
+"""The orders of keypoints that readers know, by name."""

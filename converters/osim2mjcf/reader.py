@@ -203,7 +203,10 @@ def read_model(
         terms=tuple(table.terms),
         markers=marker_list,
         notes=tuple(notes),
-        scalable=frames_plain and markers_plain and not _reversed(joints),
+        scalable=frames_plain
+        and markers_plain
+        and not _reversed(joints)
+        and not _couples_translations(coordinates),
         model=model,
     )
     problems += _unusable_numbers(source)
@@ -504,6 +507,11 @@ def spanning_tree(
 
 def _reversed(joints: list[Joint]) -> bool:
     return any(backwards for _, backwards in spanning_tree(joints))
+
+
+def _couples_translations(coordinates: list[CoordinateDescription]) -> bool:
+    """Whether a coupler sets a translation: OpenSim then scales the coupler, and so the coordinate."""
+    return any(c.role == "coupled" and c.motion == "translational" for c in coordinates)
 
 
 def _loops(joints: list[Joint], bodies: list[str]) -> list[str]:

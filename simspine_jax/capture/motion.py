@@ -31,11 +31,11 @@ LIMIT_MARGIN = 0.02
 
 _WAVES = 6
 _SLOWEST_HZ = 0.05
-_STRIDE_HZ = (0.85, 0.95)
+STRIDE_HZ = (0.85, 0.95)
 # What a walking person's coordinates do beside the stride itself.
 _WALK_WANDER = 0.3
 # Enough to find a stride's extremes within a part in ten thousand of its range; the margin is wider.
-_CYCLE_SAMPLES = 721
+CYCLE_SAMPLES = 721
 _IN_METRES = ("pelvis_tx", "pelvis_ty", "pelvis_tz")
 
 
@@ -86,7 +86,7 @@ _OTHER_ROTATION_DEG = 10.0
 _OTHER_TRANSLATION_M = 0.02
 
 
-class _Stride(NamedTuple):
+class Stride(NamedTuple):
     """First and second harmonic of the stride: amplitudes, and the share of the cycle where they peak.
 
     The cycle starts at the right heel strike; what is on the left runs half a cycle later.
@@ -100,24 +100,24 @@ class _Stride(NamedTuple):
     second_peak: float
 
 
-_STRIDES = (
-    _Stride(r"hip_flexion_[rl]", 11, 21, 0.97, 3, 0.35),
-    _Stride(r"hip_adduction_[rl]", -1, 5, 0.28, 1, 0.1),
-    _Stride(r"knee_angle_[rl]", 24, 21, 0.72, 13, 0.72),
-    _Stride(r"ankle_angle_[rl]", 0, 6, 0.38, 7, 0.42),
-    _Stride(r"arm_flex_[rl]", 5, 18, 0.47, 1, 0.0),
-    _Stride(r"elbow_flex_[rl]", 32, 9, 0.5, 1, 0.0),
-    _Stride(r"pelvis_list", 0, 3, 0.15, 1, 0.1),
-    _Stride(r"pelvis_rotation", 0, 5, 0.0, 0, 0.0),
-    _Stride(r"pelvis_ty", 0.94, 0, 0.0, 0.02, 0.3),
-    _Stride(r"pelvis_tz", 0, 0.02, 0.3, 0, 0.0),
-    _Stride(r"L\d_.*axial_rotation", 0, 1.2, 0.5, 0, 0.0),
-    _Stride(r"L\d_.*Lat_Bending", 0, 1.0, 0.4, 0, 0.0),
+STRIDES = (
+    Stride(r"hip_flexion_[rl]", 11, 21, 0.97, 3, 0.35),
+    Stride(r"hip_adduction_[rl]", -1, 5, 0.28, 1, 0.1),
+    Stride(r"knee_angle_[rl]", 24, 21, 0.72, 13, 0.72),
+    Stride(r"ankle_angle_[rl]", 0, 6, 0.38, 7, 0.42),
+    Stride(r"arm_flex_[rl]", 5, 18, 0.47, 1, 0.0),
+    Stride(r"elbow_flex_[rl]", 32, 9, 0.5, 1, 0.0),
+    Stride(r"pelvis_list", 0, 3, 0.15, 1, 0.1),
+    Stride(r"pelvis_rotation", 0, 5, 0.0, 0, 0.0),
+    Stride(r"pelvis_ty", 0.94, 0, 0.0, 0.02, 0.3),
+    Stride(r"pelvis_tz", 0, 0.02, 0.3, 0, 0.0),
+    Stride(r"L\d_.*axial_rotation", 0, 1.2, 0.5, 0, 0.0),
+    Stride(r"L\d_.*Lat_Bending", 0, 1.0, 0.4, 0, 0.0),
 )
 
 
 @dataclass(frozen=True)
-class _Waves:
+class Waves:
     """Of each coordinate, sinusoids over time: all arrays are ``[Q W]``, weights sum to at most 1."""
 
     frequencies_hz: np.ndarray
@@ -160,7 +160,7 @@ def synthetic_motion(
     random = np.random.default_rng(seed)
     times = np.arange(n_frames) / rate_hz
     ranges, fastest_hz = _habits(model)
-    waves = _random_waves(random, fastest_hz)
+    waves = random_waves(random, fastest_hz)
     if kind == "mixed":
         q = _within(model, *ranges, waves.at(times))
     else:
@@ -225,39 +225,40 @@ def _within(model: SpineModel, low: np.ndarray, high: np.ndarray, unit: np.ndarr
     return (low + high) / 2 + (high - low) / 2 * unit
 
 
-def _random_waves(random: np.random.Generator, fastest_hz: np.ndarray) -> _Waves:
+def random_waves(random: np.random.Generator, fastest_hz: np.ndarray) -> Waves:
     """Waves with frequencies spread evenly by ratio, slow ones stronger, as in human movement."""
     shape = (len(fastest_hz), _WAVES)
     share = (np.arange(_WAVES) + random.uniform(size=shape)) / _WAVES
     frequencies = _SLOWEST_HZ * (fastest_hz[:, None] / _SLOWEST_HZ) ** share
     weights = random.uniform(0.5, 1.0, shape) / (frequencies + 0.3)
     phases = random.uniform(0, 2 * np.pi, shape)
-    return _Waves(frequencies, phases, weights / weights.sum(axis=1, keepdims=True))
+    return Waves(frequencies, phases, weights / weights.sum(axis=1, keepdims=True))
 
 
 def _walk(
     model: SpineModel,
     random: np.random.Generator,
     ranges: tuple[np.ndarray, np.ndarray],
-    waves: _Waves,
+    waves: Waves,
     times: np.ndarray,
 ) -> np.ndarray:
     low, high = ranges
     middle, reach = (low + high) / 2, _WALK_WANDER * (high - low) / 2
     low, high, unit = middle - reach, middle + reach, waves.at(times)
-    stride_hz, start = random.uniform(*_STRIDE_HZ), random.uniform()
+    stride_hz, start = random.uniform(*STRIDE_HZ), random.uniform()
     for i, name in enumerate(model.free_names):
-        stride = next((s for s in _STRIDES if re.fullmatch(s.pattern, name)), None)
+        stride = next((s for s in STRIDES if re.fullmatch(s.pattern, name)), None)
         if stride is not None:
             cycle = stride_hz * times + start + (0.5 if name.endswith("_l") else 0.0)
-            whole = _stride_at(stride, np.linspace(0, 1, _CYCLE_SAMPLES))
+            whole = stride_at(stride, np.linspace(0, 1, CYCLE_SAMPLES))
             ends = np.array([whole.min(), whole.max()])
-            unit[:, i] = 2 * (_stride_at(stride, cycle) - ends.mean()) / np.ptp(ends)
+            unit[:, i] = 2 * (stride_at(stride, cycle) - ends.mean()) / np.ptp(ends)
             low[i], high[i] = ends if name in _IN_METRES else np.deg2rad(ends)
     return _within(model, low, high, unit)
 
 
-def _stride_at(stride: _Stride, cycle: np.ndarray) -> np.ndarray:
+def stride_at(stride: Stride, cycle: np.ndarray) -> np.ndarray:
+    """A stride's values, degrees or metres, at shares of its cycle."""
     first = stride.first * np.cos(2 * np.pi * (cycle - stride.first_peak))
     second = stride.second * np.cos(4 * np.pi * (cycle - stride.second_peak))
     return stride.centre + first + second

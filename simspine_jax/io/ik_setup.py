@@ -101,33 +101,34 @@ def read_ik_setup(path: PathLike) -> IKSetup:
     """
     tool = document_object(path, "InverseKinematicsTool", "IKTaskSet")
     if tool.tag == "IKTaskSet":
-        markers, coordinates = _read_tasks(path, tool, tool)
+        markers, coordinates = read_tasks(path, tool, tool)
         return IKSetup(markers, coordinates)
     task_set = child(path, tool, "IKTaskSet")
-    markers, coordinates = ((), ()) if task_set is None else _read_tasks(path, tool, task_set)
+    markers, coordinates = ((), ()) if task_set is None else read_tasks(path, tool, task_set)
     return IKSetup(
         marker_tasks=markers,
         coordinate_tasks=coordinates,
         constraint_weight=_read_constraint_weight(path, tool),
         accuracy=_read_accuracy(path, tool),
-        time_range=_read_time_range(path, tool),
-        model_file=_read_file_name(path, tool, "model_file"),
-        marker_file=_read_file_name(path, tool, "marker_file"),
-        coordinate_file=_read_file_name(path, tool, "coordinate_file"),
-        output_motion_file=_read_file_name(path, tool, "output_motion_file"),
+        time_range=read_time_range(path, tool),
+        model_file=read_file_name(path, tool, "model_file"),
+        marker_file=read_file_name(path, tool, "marker_file"),
+        coordinate_file=read_file_name(path, tool, "coordinate_file"),
+        output_motion_file=read_file_name(path, tool, "output_motion_file"),
     )
 
 
-def _read_tasks(
+def read_tasks(
     path: PathLike, tool: XmlElement, task_set: XmlElement
 ) -> tuple[tuple[MarkerTask, ...], tuple[CoordinateTask, ...]]:
+    """The tasks of an ``IKTaskSet`` of a tool, also where it names another file."""
     if elsewhere := task_set.get("file", "").strip():
         if tool is task_set:
             what = f"the IKTaskSet refers on to {shown(elsewhere)}"
             raise malformed(path, task_set.line, what, "tasks in objects")
         other = Path(os.path.dirname(os.fspath(path)), elsewhere)
         task_set = document_object(other, "IKTaskSet")
-        return _read_tasks(other, task_set, task_set)
+        return read_tasks(other, task_set, task_set)
     defaults = _read_defaults(path, tool)
     marker_tasks: list[MarkerTask] = []
     coordinate_tasks: list[CoordinateTask] = []
@@ -195,7 +196,8 @@ def _read_accuracy(path: PathLike, tool: XmlElement) -> float:
     return accuracy
 
 
-def _read_time_range(path: PathLike, tool: XmlElement) -> tuple[float, float]:
+def read_time_range(path: PathLike, tool: XmlElement) -> tuple[float, float]:
+    """First and last time of a tool, s; (-inf, inf) where it has none."""
     element = child(path, tool, "time_range")
     if element is None or not text_of(element):
         return -math.inf, math.inf
@@ -206,7 +208,8 @@ def _read_time_range(path: PathLike, tool: XmlElement) -> tuple[float, float]:
     return first, last
 
 
-def _read_file_name(path: PathLike, tool: XmlElement, tag: str) -> str | None:
+def read_file_name(path: PathLike, tool: XmlElement, tag: str) -> str | None:
+    """The file that a tag of a tool names; None where it names none."""
     element = child(path, tool, tag)
     name = "" if element is None else text_of(element)
     if element is not None and not name.isprintable() and name:

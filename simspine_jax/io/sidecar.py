@@ -100,8 +100,9 @@ class CoordinateDescription:
 class JointPosition:
     """One scalar MuJoCo joint, i.e. one entry of ``qpos``.
 
-    ``scale_axis`` is the vector whose dot product with the parent body's scale factors multiplies this
-    translation when the model is scaled; ``None`` where scaling leaves the value alone.
+    ``scale_axis`` is the vector whose components without their signs, weighted by the parent body's scale
+    factors and summed, multiply this translation when the model is scaled; ``None`` where scaling leaves the
+    value alone.
     """
 
     name: str

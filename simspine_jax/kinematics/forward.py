@@ -192,7 +192,9 @@ def scaled_frames(
         joint_parents = parents[np.array(topology.joint_bodies, int)]
         axis = model.scale_axis.astype(dtype)
         fixed = jnp.isnan(axis[:, 0])
-        product = jnp.sum(jnp.where(fixed[:, None], 0, axis) * scale[joint_parents], axis=-1)
+        # OpenSim weighs the factors by the axis' components without their signs.
+        weight = jnp.abs(jnp.where(fixed[:, None], 0, axis))
+        product = jnp.sum(weight * scale[joint_parents], axis=-1)
         slide_factor = jnp.where(fixed, 1, product)
         body_position = parent_offset - jnp.einsum("bij,bj->bi", rotation, child_offset, precision="highest")
     else:
@@ -216,8 +218,8 @@ def _tree_scale(model: SpineModel, scale_factors: Array) -> Array:
     """Scale factors ``[bodies 3]`` in MuJoCo's order, ground unscaled."""
     if not model.scalable:
         raise UnsupportedModelError(
-            f"The model {model.name} has reversed joints or turned chains of offset frames, whose scaling by "
-            "scale_factors would not equal OpenSim's"
+            f"The model {model.name} has reversed joints, turned chains of offset frames or coupled "
+            "translations, whose scaling by scale_factors would not equal OpenSim's"
         )
     n = len(model.body_names)
     if scale_factors.ndim == 1:

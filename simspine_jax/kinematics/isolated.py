@@ -1,4 +1,4 @@
-"""OpenSim conversions in a process of their own.
+"""OpenSim's conversions and scalings in a process of their own.
 
 OpenSim's C++ can crash or hang on a broken file. In a child process that becomes one `SimspineError`; the
 calling process never loads OpenSim, and a script that loads models needs no ``__main__`` guard.
@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from simspine_jax import errors
@@ -43,24 +43,83 @@ def convert_isolated(
         FileFormatError: OpenSim can't read the model, crashes on it or takes longer than ``timeout_s``.
         SimspineError: whatever else the conversion raises, as the subclass that it raised.
     """
-    for package in ("opensim", "osim2mjcf"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingDependencyError(package, "opensim", f"Converting {model}")
+    _require(f"Converting {model}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".converting-", dir=target.parent) as folder:
             made = Path(folder) / target.name
-            _run(model, made, markers, meshes, ignore_constraints, timeout_s)
+            _run(_conversion(model, made, markers, meshes, ignore_constraints), model, made.parent, timeout_s)
             _move_meshes(made.parent / "meshes", target.parent / "meshes")
             # The sidecar tells that the model is there, so it moves last.
             os.replace(made, target)
             os.replace(made.with_suffix(".json"), target.with_suffix(".json"))
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise SimspineError(
-            f"{target.parent} can't be written ({reason}); choose another folder, which for the cache "
-            "SIMSPINE_CACHE does"
-        ) from None
+        raise _unwritable(target.parent, error) from None
+
+
+def scale_isolated(
+    model: Path,
+    target: Path,
+    factors: Mapping[str, Sequence[float]],
+    *,
+    mass_kg: float,
+    preserve_mass_distribution: bool = True,
+    markers: str | Path | None = None,
+    marker_offsets: Mapping[str, Sequence[float]] | None = None,
+    name: str | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> None:
+    """Writes ``model``, scaled by OpenSim, to ``target`` (``.osim``) in a child process.
+
+    Args:
+        model: the generic model (``.osim``).
+        target: the scaled model, which appears whole or not at all.
+        factors: x, y and z factors by body; bodies that are not named keep their size.
+        mass_kg: of the scaled model.
+        preserve_mass_distribution: whether bodies keep their shares of the mass.
+        markers: a marker set (XML) that takes the place of the model's own markers; it is scaled too.
+        marker_offsets: added to the scaled markers' locations, metres in their bodies' frames.
+        name: of the scaled model; default: the generic model's.
+        timeout_s: after which OpenSim is taken to have hung.
+
+    Raises:
+        MissingDependencyError: OpenSim or the converter is not installed.
+        FileFormatError: OpenSim can't read or scale the model, crashes on it or takes too long.
+        SimspineError: whatever else the scaling raises, as the subclass that it raised.
+    """
+    _require(f"Scaling {model}")
+    request = {
+        "factors": {body: [float(x) for x in row] for body, row in factors.items()},
+        "mass_kg": float(mass_kg),
+        "preserve_mass_distribution": preserve_mass_distribution,
+        "markers": None if markers is None else str(Path(markers).resolve()),
+        "marker_offsets": {k: [float(x) for x in row] for k, row in (marker_offsets or {}).items()},
+        "name": name,
+    }
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".scaling-", dir=target.parent) as folder:
+            made, asked = Path(folder).resolve() / target.name, Path(folder).resolve() / "request.json"
+            asked.write_text(json.dumps(request), encoding="utf-8")
+            command = ["osim2mjcf.opensim_scale", str(model.resolve()), str(made), str(asked)]
+            _run(command, model, made.parent, timeout_s)
+            os.replace(made, target)
+    except OSError as error:
+        raise _unwritable(target.parent, error) from None
+
+
+def _require(purpose: str) -> None:
+    for package in ("opensim", "osim2mjcf"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingDependencyError(package, "opensim", purpose)
+
+
+def _unwritable(folder: Path, error: OSError) -> SimspineError:
+    reason = error.strerror or type(error).__name__
+    return SimspineError(
+        f"{folder} can't be written ({reason}); choose another folder, which for the cache "
+        "SIMSPINE_CACHE does"
+    )
 
 
 def _move_meshes(made: Path, target: Path) -> None:
@@ -70,25 +129,29 @@ def _move_meshes(made: Path, target: Path) -> None:
             os.replace(mesh, target / mesh.name)
 
 
-def _run(
+def _conversion(
     model: Path,
     made: Path,
     markers: str | Path | None,
     meshes: str | Path | None,
     ignore_constraints: Collection[str],
-    timeout_s: float,
-) -> None:
-    command = [sys.executable, "-P", "-m", "osim2mjcf", str(model.resolve()), str(made.resolve())]
+) -> list[str]:
+    """The module that converts, and its arguments."""
+    command = ["osim2mjcf", str(model.resolve()), str(made.resolve())]
     if markers is not None:
         command += ["--markers", str(Path(markers).resolve())]
     if meshes is not None:
         command += ["--meshes", str(Path(meshes).resolve())]
     # One word, so that a constraint's name that begins with a dash is not read as an option.
-    command += [f"--ignore-constraint={name}" for name in ignore_constraints]
+    return command + [f"--ignore-constraint={name}" for name in ignore_constraints]
+
+
+def _run(command: list[str], model: Path, folder: Path, timeout_s: float) -> None:
+    """Runs a module of the converter on a model; raises what it reports."""
     try:
         child = subprocess.run(
-            command,
-            cwd=made.parent,  # OpenSim may leave a log in its working folder
+            [sys.executable, "-P", "-m", *command],
+            cwd=folder,  # OpenSim may leave a log in its working folder
             env={**os.environ, "JAX_PLATFORMS": "cpu"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -107,14 +170,14 @@ def _run(
 def _check(child: subprocess.CompletedProcess[str], model: Path) -> None:
     """Raises the error that the child reported, or one for a child that died without a report."""
     report = _report(child.stdout)
-    if child.returncode == 0 and "mjcf" in report:
-        return
     if "error" in report:
         kind = getattr(errors, report["error"], SimspineError)
         # Subclasses build their sentence from parts; here it is already whole.
         error = kind.__new__(kind)
         error.args = (report["message"],)
         raise error
+    if child.returncode == 0 and report:
+        return
     if child.returncode < 0:
         raise FileFormatError(
             f"OpenSim crashed on {model} ({_signal_name(-child.returncode)}), so the file is likely damaged; "
@@ -122,7 +185,7 @@ def _check(child: subprocess.CompletedProcess[str], model: Path) -> None:
         )
     last = (child.stderr.strip().splitlines() or ["no message"])[-1].strip()
     raise FileFormatError(
-        f"{model} can't be converted: {one_line(last)}; valid is a model that OpenSim opens"
+        f"{model} can't be converted or scaled: {one_line(last)}; valid is a model that OpenSim opens"
     )
 
 
