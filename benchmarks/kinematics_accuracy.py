@@ -35,6 +35,7 @@ WEAK = 1e-3
 # Differences with the step and with half of it that disagree by more than this say nothing: one of the solves
 # behind them lacks its last iterations.
 RESOLVED = 3e-5
+KEPT_SHARE = 0.9
 # Consecutive frames, in runs, so that neighbours help each other's solve as they do in use.
 GRADIENT_RUNS, GRADIENT_RUN = 32, 4
 DIRECTIONS = 2
@@ -252,9 +253,11 @@ def _gradient_error(place: Workplace) -> Iterator[Measurement]:
                 same &= (held(end) == held(origin)).all(axis=1)
                 slopes = difference if part == 1.0 else half
                 slopes += share / step * np.sum(shown * (end - origin), axis=1)
-            size = np.maximum(np.abs(slope), np.abs(difference))
-            size = np.maximum(size, WEAK * _rms(size))
-            resolved = np.abs(difference - half) <= RESOLVED * size
+            # Where a solve failed nothing can be compared, and the pair counts as unresolved.
+            known = np.isfinite(slope) & np.isfinite(difference) & np.isfinite(half)
+            size = np.where(known, np.maximum(np.abs(slope), np.abs(difference)), 0.0)
+            size = np.maximum(size, WEAK * _rms(size[known & same]))
+            resolved = known & (np.abs(difference - half) <= RESOLVED * size)
             # A coordinate that leaves its bound or comes to it within the step has no derivative there.
             apart += int(np.sum(~same))
             unresolved += int(np.sum(same & ~resolved))
@@ -271,4 +274,6 @@ def _gradient_error(place: Workplace) -> Iterator[Measurement]:
         f"{pairs} pairs. Left out: {apart} where a coordinate comes to a bound or leaves it within the step, "
         f"{unresolved} where differences with the step and half of it disagree by more than {RESOLVED:g}."
     )
-    yield Measurement("kinematics/ik_gradient_rel_err", max(errors.values()), SYNTHETIC, note, detail)
+    detail |= {"pairs": pairs, "at_a_bound": apart, "unresolved": unresolved}
+    failed = "" if pairs >= KEPT_SHARE * (pairs + apart + unresolved) else "too few pairs can be compared"
+    yield Measurement("kinematics/ik_gradient_rel_err", max(errors.values()), SYNTHETIC, note, detail, failed)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.kinematics import SUITE
 from benchmarks.metrics import ROOT, Row, read_rows
 
 BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
@@ -44,9 +45,9 @@ def table(rows: Mapping[str, Row]) -> str:
     origins = [(row["machine"], row["versions"], row["commit"]) for row in measured.values()]
     if any(origin != origins[0] for origin in origins):
         raise ValueError("rows of several machines, versions or commits are mixed")
-    lines = ["| row | value | unit | measured on |", "|---|---:|---|---|"]
+    lines = ["| row | value | unit | bar | measured on |", "|---|---:|---|---|---|"]
     lines += [
-        f"| `{key}` | {_shown(row['value'])} | {row['unit']} | {_data(row)} |"
+        f"| `{key}` | {_shown(row['value'])} | {row['unit']} | {_bar(key, row['value'])} | {_data(row)} |"
         for key, row in measured.items()
     ]
     machine, versions, commit = origins[0]
@@ -65,8 +66,21 @@ def table(rows: Mapping[str, Row]) -> str:
 
 
 def _shown(value: float) -> str:
-    """Three digits, whole numbers whole."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    """Three digits, whole numbers whole; more where rounding would make a ratio 1."""
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.6g}" if 0 < abs(value - 1) < 0.01 else f"{value:.3g}"
+
+
+def _bar(key: str, value: float) -> str:
+    """What the project promises for a row, where it promises something, and whether that is missed."""
+    if key.partition("/")[0] != SUITE.name:
+        return ""
+    metric = SUITE.metric(key)
+    if metric.bar is None:
+        return ""
+    missed = "" if metric.meets_bar(value) else ", **missed**"
+    return f"{'≥' if metric.direction == 'higher' else '≤'} {metric.bar:g}{missed}"
 
 
 def _data(row: Row) -> str:

@@ -29,17 +29,21 @@ from simspine_jax.kinematics.model import SpineModel
 from simspine_jax.kinematics.residuals import Problem, Slice, Structure, normal_equations, objective, take
 from simspine_jax.solvers.banded import Factor, factorise, solve
 
-MAX_STEPS = 60
+# Steps whose objective was looked at, and rounds for each, with those that only found what to hold.
+MAX_STEPS, MOST_ROUNDS = 60, 3
 # A step that misses its promise by more than this share of it, either way, renews the frames' matrices.
 MISJUDGED = 0.3
 # A step is computed again, with what it would take beyond a bound held there, where the bounds take more than
 # this share of its gain; so many times at most.
 BLOCKED, MOST_AGAIN = 0.1, 8
-# The exact Hessian only serves near the solution, where a step gains less than this share of the objective.
-NEAR = 1e-2
+# The exact Hessian only serves near the solution, where a step gains less than this share of the objective;
+# nearer each time that it turns out not to be positive definite.
+NEAR, NEARER = 1e-2, 0.1
 # Relative to the diagonal of the frames' own matrices. Most of the penalties' share is left out: it would
 # outweigh what holds a coordinate that the markers hardly show.
 FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-3, 1e-7, 1e8
+# m², of a frame: markers off by a third of a micrometre.
+FLOOR = 1e-13
 HARDER, SOFTER = 30.0, 0.05
 PENALTIES_SHARE = 1e-3
 ROUNDING = 4
@@ -84,6 +88,7 @@ class _Clips(NamedTuple):
     renew: Array  # [] whether to factorise, before the next step
     damping: Array  # [C]
     bend: Array  # [C] 1 for the exact Hessian, 0 for Gauss-Newton
+    near: Array  # [C] share of the objective below which a step's gain makes the exact Hessian serve
     fresh: Array  # [C] whether the frames' matrices are those of q
     again: Array  # [C] how often this step has been computed again
     done: Array  # [C]
@@ -235,7 +240,7 @@ def _descend(
         s = _prepare(goal, s)
         step, promise, ideal = _step(goal, s)
         broken = ~jnp.isfinite(ideal) & ~s.done
-        beyond = (_inside(goal, s.q, step) != s.q + step) & ~s.held
+        beyond = (_trial(goal, s, step) != s.q + step) & ~s.held
         blocked = (promise < (1 - BLOCKED) * ideal) & (s.again < MOST_AGAIN) & ~s.done
         blocked = blocked & jnp.any(beyond, axis=(1, 2))
         judged = ~(s.done | broken | blocked)
@@ -243,7 +248,10 @@ def _descend(
         s = _soften(s, broken)
         return _judge(goal, s, step, promise, judged, tolerance)
 
-    end = lax.while_loop(lambda s: ~jnp.all(s.done) & (s.rounds < max_steps), body, _first(goal, start))
+    def unfinished(s: _Clips) -> Array:
+        return jnp.any(~s.done & (s.steps < max_steps)) & (s.rounds < MOST_ROUNDS * max_steps)
+
+    end = lax.while_loop(unfinished, body, _first(goal, start))
     return end.q, end.f, end.converged, end.steps
 
 
@@ -257,7 +265,8 @@ def _first(goal: _Goal, start: Float[Array, "C T Q"]) -> _Clips:
     return _Clips(
         q, f, g, jnp.zeros((n_clips, n_frames, n, n), dtype), Factor(blank, blank, blank[..., 0]),
         goal.held(q, g), jnp.zeros_like(q), yes, yes, jnp.full(n_clips, FIRST_DAMPING, dtype),
-        jnp.zeros(n_clips, dtype), none, zero, ~_moving(goal.counts), none, zero, jnp.int32(0),
+        jnp.zeros(n_clips, dtype), jnp.full(n_clips, NEAR, dtype), none, zero,
+        ~_moving(goal.counts), none, zero, jnp.int32(0),
     )  # fmt: skip
 
 
@@ -281,11 +290,18 @@ def _step(goal: _Goal, s: _Clips) -> tuple[Float[Array, "C T Q"], Float[Array, "
     def gain(x: Array) -> Array:
         return -jnp.sum(x * (s.g + 0.5 * goal.product(s.h, x)), axis=(1, 2))
 
-    return step, gain(_inside(goal, s.q, step) - s.q), gain(step)
+    return step, gain(_trial(goal, s, step) - s.q), gain(step)
 
 
-def _inside(goal: _Goal, q: Array, step: Array) -> Array:
-    return jnp.clip(q + step, *goal.bounds(q.dtype))
+def _trial(goal: _Goal, s: _Clips, step: Float[Array, "C T Q"]) -> Float[Array, "C T Q"]:
+    """Where the step leads, inside the bounds."""
+    return jnp.where(s.held, _aimed(goal, s), jnp.clip(s.q + step, *goal.bounds(s.q.dtype)))
+
+
+def _aimed(goal: _Goal, s: _Clips) -> Float[Array, "C T Q"]:
+    """Where held coordinates are to come: to the last digit at their bounds, which q plus a step is not."""
+    low, high = goal.bounds(s.q.dtype)
+    return jnp.where(s.aim > 0, high, jnp.where(s.aim < 0, low, s.q))
 
 
 def _hold(
@@ -296,14 +312,14 @@ def _hold(
     What the step pulls away from a bound where it was held is let go (a primal-dual active set).
     """
     here = blocked[:, None, None]
-    aimed = s.q + s.aim
+    aimed = _aimed(goal, s)
     kept = _held(aimed, s.g + goal.product(s.h, step), *goal.bounds(s.q.dtype)) | goal.fixed[..., None]
     held = jnp.where(here & s.held, kept, s.held)
     beyond = beyond & here
     aim = jnp.where(held, s.aim, 0)
     return s._replace(
         held=held | beyond,
-        aim=jnp.where(beyond, _inside(goal, s.q, step) - s.q, aim),
+        aim=jnp.where(beyond, _trial(goal, s, step) - s.q, aim),
         again=s.again + blocked,
         renew=s.renew | jnp.any(blocked),
     )
@@ -314,6 +330,7 @@ def _soften(s: _Clips, broken: Bool[Array, " C"]) -> _Clips:
     exact = broken & (s.bend > 0)
     return s._replace(
         bend=jnp.where(exact, 0, s.bend),
+        near=jnp.where(exact, s.near * NEARER, s.near),
         damping=jnp.where(broken & ~exact, s.damping * HARDER, s.damping),
         stale=s.stale | jnp.any(exact),
         renew=s.renew | jnp.any(broken),
@@ -329,7 +346,7 @@ def _judge(
     tolerance: float,
 ) -> _Clips:
     """Takes the step in clips where the objective falls, and sees what the next one needs."""
-    trial = _inside(goal, s.q, jnp.where(judged[:, None, None], step, 0))
+    trial = jnp.where(judged[:, None, None], _trial(goal, s, step), s.q)
     total, slope = lax.cond(jnp.any(judged), lambda: goal.equations(trial), lambda: (s.f, s.g))
     accept = (total <= s.f) & judged
     take_it = accept[:, None, None]
@@ -338,7 +355,10 @@ def _judge(
     held = jnp.where(here, goal.held(q, g), s.held)
     # A coordinate has come to a bound, or leaves one: the factor is for another set of coordinates.
     moved = jnp.any(held != s.held, axis=(1, 2))
-    small = jnp.abs(promise) <= tolerance * s.f
+    # Damping hides what flat directions still promise, so most of it must have gone first. An objective at
+    # the floor is solved to rounding.
+    settled = s.damping <= FIRST_DAMPING
+    small = ((jnp.abs(promise) <= tolerance * s.f) & settled) | (f <= FLOOR * goal.counts.sum(axis=1))
     noise = jnp.abs(promise) <= jnp.finfo(q.dtype).eps ** 0.66 * s.f
     converged = s.converged | (judged & ((small & accept & ~moved) | (noise & ~accept)))
     done = s.done | converged | (s.damping >= MOST_DAMPING)
@@ -349,7 +369,7 @@ def _judge(
     damping = jnp.where(
         failed, s.damping * HARDER, jnp.where(accept & ~misjudged, s.damping * SOFTER, s.damping)
     )
-    near = accept & ~misjudged & (promise <= NEAR * s.f)
+    near = accept & ~misjudged & (promise <= s.near * s.f)
     bend = jnp.where(near, 1, s.bend)
     misjudged = misjudged | (going & (bend != s.bend))
     return s._replace(
@@ -359,8 +379,9 @@ def _judge(
         bend=bend,
         fresh=s.fresh & ~accept,
         stale=s.stale | jnp.any(misjudged & ~failed),
-        renew=s.renew | jnp.any(misjudged | failed | (moved & going)),
-        done=done, converged=converged, steps=s.steps + ~s.done, rounds=s.rounds + 1,
+        # So that a factor is never more damped than the state, where that counts.
+        renew=s.renew | jnp.any(misjudged | failed | (going & (moved | (s.damping > FIRST_DAMPING)))),
+        done=done, converged=converged, steps=s.steps + judged, rounds=s.rounds + 1,
     )  # fmt: skip
 
 

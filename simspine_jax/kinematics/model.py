@@ -6,8 +6,9 @@ import contextlib
 import dataclasses
 import hashlib
 import io
-import threading
+import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -152,13 +153,14 @@ def converted_path(path: Path, markers: str | Path | None, ignore_constraints: S
     if not target.with_suffix(".json").exists():
         from simspine_jax.kinematics.isolated import convert_isolated
 
-        # What reading the result will need is imported while OpenSim works in a process of its own.
-        meanwhile = threading.Thread(target=import_mjx)
-        meanwhile.start()
-        try:
-            convert_isolated(path, target, markers=markers, ignore_constraints=ignore_constraints)
-        finally:
-            meanwhile.join()
+        # OpenSim works in a process of its own, a thread waits for it, and what reading its result needs is
+        # imported meanwhile: here, as the import swaps the process's standard output for a moment.
+        with ThreadPoolExecutor(1) as pool:
+            converted = pool.submit(
+                convert_isolated, path, target, markers=markers, ignore_constraints=ignore_constraints
+            )
+            import_mjx()
+            converted.result()
     return target
 
 
@@ -299,6 +301,8 @@ def _free_bounds(description: ModelDescription) -> tuple[np.ndarray, np.ndarray]
 
 def import_mjx():
     """``mujoco.mjx`` without the lines that it prints where Warp is not installed."""
+    if "mujoco.mjx" in sys.modules:
+        return sys.modules["mujoco.mjx"]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         from mujoco import mjx
     return mjx

@@ -59,6 +59,9 @@ def find_root(
     if not all(np.allclose(a @ a.T, np.eye(3), atol=1e-6) for a in (axes[:3], axes[3:])):
         return None
     indices = tuple(int(q) for q in free if q is not None)
+    others = np.delete(np.arange(len(topology.joint_bodies)), joints)
+    if m.dependence[others][:, list(indices)].any():
+        return None
     return Root(indices[:3], indices[3:], _rows(axes[:3] @ rest.T), _rows(axes[3:]), _rows(rest), body)
 
 

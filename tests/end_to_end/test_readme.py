@@ -86,9 +86,18 @@ def test_the_table_is_filled_and_filled_again(tmp_path: Path) -> None:
         assert main([str(results), "--readme", str(readme)]) == 0
     text = readme.read_text()
     assert text.startswith(f"above\n{BEGIN}\n| row | value |")
-    assert "| `s/a` | 2.5e-14 | m | a\\|b |" in text
+    assert "| `s/a` | 2.5e-14 | m |  | a\\|b |" in text
     assert "Without a value: `s/b` (no GPU)." in text
     assert text.endswith(f"{END}\nbelow\n")
+
+
+def test_a_missed_bar_is_shown() -> None:
+    from benchmarks.readme import table
+
+    key = "kinematics/ik_marker_rmse_ratio/trial"
+    shown = table({key: row(key, 1.00035)})
+    assert "| 1.00035 | m | ≤ 1.0001, **missed** |" in shown
+    assert "| 0.998 | m | ≤ 1.0001 |" in table({key: row(key, 0.998)})
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from scipy.optimize import least_squares
 import simspine_jax as ssj
 from simspine_jax.errors import ShapeError
 from simspine_jax.io.ik_setup import IKSetup, MarkerTask
+from simspine_jax.kinematics.clip import CPU_FRAMES
 from simspine_jax.kinematics.inverse import IKStatus
 
 FRAMES, CLIPS = 12, 2
@@ -71,20 +72,24 @@ def dense_residuals(clips: Clips, smoothing: ssj.Smoothing, markers: np.ndarray)
 
 @pytest.fixture(scope="module")
 def dense(clips: Clips) -> np.ndarray:
-    answers = []
-    for c in range(CLIPS):
-        function, jacobian = dense_residuals(clips, SMOOTHING, clips.markers[c])
-        found = least_squares(
-            lambda x, f=function: np.asarray(f(x)),
-            clips.q[c].ravel(),
-            lambda x, j=jacobian: np.asarray(j(x)),
-            method="trf",
-            xtol=1e-15,
-            ftol=1e-15,
-            gtol=1e-15,
-        )
-        answers.append(found.x.reshape(FRAMES, -1))
-    return np.stack(answers)
+    return np.stack([dense_solution(clips, c) for c in range(CLIPS)])
+
+
+def dense_solution(clips: Clips, c: int) -> np.ndarray:
+    function, jacobian = dense_residuals(clips, SMOOTHING, clips.markers[c])
+    low, high = (np.tile(np.asarray(x), FRAMES) for x in (clips.model.lower, clips.model.upper))
+    found = least_squares(
+        lambda x: np.asarray(function(x)),
+        np.clip(clips.q[c].ravel(), low + 1e-3, high - 1e-3),
+        lambda x: np.asarray(jacobian(x)),
+        bounds=(low, high),
+        method="trf",
+        xtol=1e-15,
+        ftol=1e-15,
+        gtol=1e-15,
+        max_nfev=1000,
+    )
+    return found.x.reshape(FRAMES, -1)
 
 
 def test_the_banded_solution_is_the_dense_one(clips: Clips, solved, dense) -> None:
@@ -177,6 +182,7 @@ def test_whole_turns_are_taken_out_along_time(clips: Clips) -> None:
     found = clips.solve(
         np.stack([markers, markers]), smoothing=ssj.Smoothing(acceleration=1e-7, rate_hz=40.0)
     )
+    assert (found.status == IKStatus.CONVERGED).all()
     assert found.marker_rmse.max() < 1e-4
     assert np.abs(np.diff(np.asarray(found.q), axis=1)).max() < 0.3
 
@@ -187,10 +193,42 @@ def test_bounds_are_kept(clips: Clips, solved) -> None:
     bounded = dataclasses.replace(
         clips, model=dataclasses.replace(clips.model, upper=clips.model.upper.at[elbow].set(top))
     )
-    found = np.asarray(bounded.solve().q)[..., elbow]
+    solution = bounded.solve()
+    assert (solution.status == IKStatus.CONVERGED).all()
+    found = np.asarray(solution.q)[..., elbow]
     assert found.max() <= top
     assert (found == top).sum() > 3
     assert (found < top - 1e-3).sum() > 3
+    # Nothing is lost: SciPy's bounded solver ends at the same poses, near its barrier.
+    for c in range(CLIPS):
+        np.testing.assert_allclose(solution.q[c], dense_solution(bounded, c), atol=2e-4)
+
+
+def test_gradients_hold_where_a_bound_is_active(clips: Clips, solved) -> None:
+    elbow = clips.model.free_indices(["elbow"])[0]
+    top = float(np.quantile(np.asarray(solved.q)[..., elbow], 0.6))
+    bounded = dataclasses.replace(
+        clips, model=dataclasses.replace(clips.model, upper=clips.model.upper.at[elbow].set(top))
+    )
+    rng = np.random.default_rng(4)
+    mix, markers = jnp.asarray(rng.normal(size=solved.q.shape)), jnp.asarray(clips.markers)
+    start = bounded.solve().q
+    bar = jax.grad(lambda x: jnp.sum(mix * bounded.solve(x, initial_q=start).q))(markers)
+    direction = jnp.asarray(rng.normal(size=markers.shape))
+    ends = [np.asarray(bounded.solve(markers + s * 1e-5 * direction, initial_q=start).q) for s in (1, -1)]
+    held = [np.flatnonzero(end[..., elbow] == top).tolist() for end in (*ends, np.asarray(start))]
+    assert held[0] == held[1] == held[2] != []
+    numeric = float(np.sum(np.asarray(mix) * (ends[0] - ends[1]))) / 2e-5
+    assert float(jnp.nansum(bar * direction)) == pytest.approx(numeric, rel=1e-4)
+
+
+def test_a_clip_is_solved_the_same_among_many(clips: Clips, solved) -> None:
+    # More than one group of clips, the last of them not full.
+    count = 2 * (CPU_FRAMES // FRAMES) + 1
+    which = np.arange(count) % CLIPS
+    many = clips.solve(clips.markers[which])
+    assert (many.status == IKStatus.CONVERGED).all()
+    np.testing.assert_allclose(many.q, np.asarray(solved.q)[which], atol=1e-7)
 
 
 @pytest.mark.parametrize("which", ["markers", "velocity", "acceleration"])
