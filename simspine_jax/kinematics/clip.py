@@ -6,10 +6,10 @@ The objective is the sum of the frames' objectives (``residuals``) and, over the
     acceleration / 2 * sum_t |(q_{t+1} - 2 q_t + q_{t-1}) rate^2|^2
 
 (SimSpine, section 3.1, step 3). Its matrix is block pentadiagonal with diagonal off-diagonal blocks,
-factorised exactly (``solvers.banded``). Far from the solution it is Gauss and Newton's, near it the exact
-Hessian: in directions that markers hardly show, what Gauss-Newton leaves out is most of the matrix. One
-factorisation serves several steps with fresh gradients; it is renewed when a step falls short of what it
-promised, or when other coordinates are at their bounds.
+factorised exactly (``solvers.banded``). Far from the solution it is Gauss and Newton's; near it the exact
+Hessian, with which the last steps converge where Gauss and Newton's would creep. One factorisation serves
+several steps with fresh gradients; it is renewed when a step falls short of what it promised, or when other
+coordinates are at their bounds.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def cold_starts(model: SpineModel, data: Slice) -> Float[Array, "S Q W"]:
     def aligned(pose: Float[Array, " Q"]) -> Float[Array, "Q W"]:
         return align_root(model, data, jnp.broadcast_to(pose[:, None], (pose.shape[0], lanes)))
 
-    # One after the other: side by side, their programs would take three times as long to compile.
+    # One after the other, so that they are one program to compile.
     return lax.map(aligned, poses)
 
 
