@@ -26,9 +26,11 @@ RANKS = {
     "signal": 3,
     "solvers": 3,
     "datasets": 3,
+    "annotations": 3,
     "kinematics": 4,
-    "io.calibration": 4,  # these two give what the geometry and the vocabulary define
+    "io.calibration": 4,  # these give what geometry, vocabulary and annotations define
     "io.keypoints": 4,
+    "io.release": 4,
     "quality": 5,
     "metrics": 5,
     "detection": 6,
