@@ -128,7 +128,7 @@ class SpineTrial:
         for name in ("subject", "action"):
             if not _NAME.fullmatch(getattr(self, name)):
                 raise ShapeError(
-                    f"The trial's {name} is {getattr(self, name)!r}; valid are letters, digits, blanks and ._-"
+                    f"The trial's {name} is {getattr(self, name)!r}; valid are letters, digits, blank, ._-"
                 )
         n_frames = len(self.times)
         wanted = {
