@@ -9,10 +9,8 @@ made: a resumed run gives the same bytes. Only ``timing.json`` differs from run 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,7 +30,6 @@ from simspine_jax.io import (
     IKSetup,
     MarkerTrajectory,
     Storage,
-    atomic_write,
     read_markers,
     write_sto,
     write_trc,
@@ -41,6 +38,7 @@ from simspine_jax.io.files import read_bytes
 from simspine_jax.kinematics.inverse import needed_markers
 from simspine_jax.kinematics.model import SpineModel, converted_path, find_converted, read_converted
 from simspine_jax.motions import listed, read_values
+from simspine_jax.pipeline.records import digest_of, is_temporary, write_json
 
 FORMAT = "simspine_jax trial"
 # Three points fix a rigid body in space; with fewer no pose is determined.
@@ -53,7 +51,6 @@ LEAST_PADDED_FRAMES = 32
 # Compiling takes longer than solving a short trial. Without these emitters XLA compiles the solve a fifth
 # faster, and the program runs as fast.
 QUICK_TO_COMPILE = {"xla_cpu_use_fusion_emitters": False}
-_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 MARKER_SUFFIXES = (".trc", ".c3d")
 _SUFFIXES = " or ".join(MARKER_SUFFIXES)
 
@@ -135,7 +132,7 @@ class IKOptions:
         others = [
             (f.name, getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "coordinates"
         ]
-        return _digest(repr(others).encode(), values)
+        return digest_of(repr(others).encode(), values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,7 +217,7 @@ def open_model(
     model = read_converted(files, given, dtype)
     sidecar = find_converted(files)
     sources = [sidecar, sidecar.with_suffix(".xml"), *([Path(given)] if given is not None else [])]
-    return LoadedModel(model, sidecar, _digest(*(source.read_bytes() for source in sources)))
+    return LoadedModel(model, sidecar, digest_of(*(source.read_bytes() for source in sources)))
 
 
 def find_trials(paths: Iterable[str | Path]) -> list[Path]:
@@ -347,7 +344,7 @@ def run_ik(
     key = {
         "version": ssj.__version__,
         "model_sha256": loaded.digest,
-        "markers_sha256": _digest(markers.read_bytes()),
+        "markers_sha256": digest_of(markers.read_bytes()),
         "options_sha256": options.digest,
     }
     if not force and (done := _read_complete(folder, markers.stem, key)) is not None:
@@ -586,12 +583,12 @@ def _write(
         folder / trc, MarkerTrajectory(model.marker_names, trajectory.times, solved.markers, trajectory.rate)
     )
     seconds = result.seconds or 0.0
-    _write_json(
+    write_json(
         folder / "timing.json",
         {"seconds": seconds, "frames_per_second": result.n_frames / seconds if seconds else None},
     )
     document = {"format": FORMAT, "inputs": key, "files": [*tables, trc], **_as_json(result)}
-    _write_json(folder / "summary.json", document)
+    write_json(folder / "summary.json", document)
 
 
 def _error_table(errors: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -610,7 +607,7 @@ def _clear(folder: Path) -> None:
     (folder / "summary.json").unlink(missing_ok=True)
     for path in folder.iterdir():
         derived = path.name in (f"{folder.name}.html", f"{folder.name}.png")
-        if derived or _TEMPORARY.fullmatch(path.name):
+        if derived or is_temporary(path):
             path.unlink()
 
 
@@ -619,12 +616,6 @@ def _as_json(result: TrialResult) -> dict[str, Any]:
     document = dataclasses.asdict(result)
     del document["folder"], document["seconds"]
     return document
-
-
-def _write_json(path: Path, document: dict[str, Any]) -> None:
-    with atomic_write(path) as stream:
-        json.dump(document, stream, indent=1)
-        stream.write("\n")
 
 
 def _read_complete(folder: Path, name: str, key: dict[str, str]) -> TrialResult | None:
@@ -647,10 +638,3 @@ def _read_complete(folder: Path, name: str, key: dict[str, str]) -> TrialResult 
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None  # absent, or not a summary of ours: the trial is done anew
-
-
-def _digest(*contents: bytes) -> str:
-    digest = hashlib.sha256()
-    for content in contents:
-        digest.update(hashlib.sha256(content).digest())
-    return digest.hexdigest()
