@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         forward_kinematics,
         reduce_coordinates,
     )
-    from simspine_jax.kinematics.inverse import IKSolution, IKStatus, solve_ik
+    from simspine_jax.kinematics.inverse import IKSolution, IKStatus, Prior, solve_ik
     from simspine_jax.kinematics.model import SpineModel, load_model
 
 __version__ = "0.1.0"
@@ -25,6 +25,7 @@ __all__ = [
     "IKSolution",
     "IKStatus",
     "Poses",
+    "Prior",
     "SimspineError",
     "Smoothing",
     "SpineModel",
@@ -42,6 +43,7 @@ _MODULES = {
     "IKSolution": "simspine_jax.kinematics.inverse",
     "IKStatus": "simspine_jax.kinematics.inverse",
     "Poses": "simspine_jax.kinematics.forward",
+    "Prior": "simspine_jax.kinematics.inverse",
     "SpineModel": "simspine_jax.kinematics.model",
     "expand_coordinates": "simspine_jax.kinematics.forward",
     "expand_qpos": "simspine_jax.kinematics.forward",

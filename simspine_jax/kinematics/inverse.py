@@ -37,8 +37,7 @@ from simspine_jax.kinematics.residuals import (
 from simspine_jax.kinematics.starts import cold_starts
 from simspine_jax.solvers.levenberg_marquardt import Options, Route, Tracked, track
 
-# The default prior pulls every coordinate of an inner joint to its default as markers of 5 mm noise and
-# coordinates of 1 rad spread would: (0.005 m)^2 / (1 rad)^2, over the number of markers.
+# The default prior pulls as markers of 5 mm noise and coordinates of 1 rad spread would.
 PRIOR_MARKER_STD_M, PRIOR_COORDINATE_STD = 0.005, 1.0
 MAX_ITERATIONS = 80
 # A cold start only has to find the basin; tracking finishes it.
@@ -72,6 +71,23 @@ class IKSolution:
     objective: Float[Array, "*clips T"]
     status: Int[Array, "*clips T"]  # an IKStatus
     iterations: Int[Array, "*clips T"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Prior:
+    """The default's pull of the inner joints' coordinates to the model's default pose; the root is free.
+
+    A coordinate that is ``coordinate_std`` away costs as much as one marker of mean weight that is
+    ``marker_std_m`` off: what a posterior mode costs for Gaussian errors and postures of these deviations.
+
+    Attributes:
+        marker_std_m: metres; of 5 mm by default, so that only what markers hardly show is held.
+        coordinate_std: rad or m, of all free coordinates or of each.
+    """
+
+    marker_std_m: Array | float = PRIOR_MARKER_STD_M
+    coordinate_std: Float[Array, " Q"] | float = PRIOR_COORDINATE_STD
 
 
 @dataclass(frozen=True)
@@ -109,6 +125,7 @@ def solve_ik(
     weights: Float[Array, " K"] | Float[Array, "*clips T K"] | Mapping[str, float] | None = None,
     setup: IKSetup | None = None,
     coordinate_targets: Float[Array, "*clips T n"] | None = None,
+    prior: Prior | None = None,
     scale_factors: Float[Array, "B #3"] | None = None,
     marker_offsets: Float[Array, "K 3"] | None = None,
     residuals: Sequence[Residual] = (),
@@ -135,6 +152,7 @@ def solve_ik(
             that settles what the markers don't show.
         coordinate_targets: values of the setup's coordinate tasks for each frame, in the order of the
             applied tasks; default: as the setup says.
+        prior: how strongly the default pose pulls, where there is no setup; default: ``Prior()``.
         scale_factors: see ``forward_kinematics``.
         marker_offsets: see ``forward_kinematics``.
         residuals: functions of one frame's (q [Q], marker positions [K 3]) that return more residuals [M];
@@ -160,7 +178,9 @@ def solve_ik(
     clips, n_frames = markers.shape[:-3], markers.shape[-3]
     flat = markers.reshape(-1, *markers.shape[-2:])
     marker_weights = _marker_weights(model, weights, setup, flat, clips)
-    rows, task_targets, task_weights = _tasks(model, setup, coordinate_targets, flat)
+    if prior is not None and setup is not None:
+        raise ShapeError("Give either a prior or a setup, whose coordinate tasks take its place")
+    rows, task_targets, task_weights = _tasks(model, setup, coordinate_targets, prior or Prior(), flat)
     guess = None if initial_q is None else jnp.asarray(initial_q, flat.dtype)
     if guess is not None and guess.shape != (*clips, n_frames, model.n_free):
         raise ShapeError(f"initial_q has shape {guess.shape}; it must be {(*clips, n_frames, model.n_free)}")
@@ -305,14 +325,14 @@ def _marker_weights(model: SpineModel, weights, setup: IKSetup | None, flat: Arr
 
 
 def _tasks(
-    model: SpineModel, setup: IKSetup | None, targets, flat: Array
+    model: SpineModel, setup: IKSetup | None, targets, prior: Prior, flat: Array
 ) -> tuple[tuple[int, ...], Float[Array, "#T n"], Float[Array, " n"]]:
     """Coordinate tasks: rows of the full coordinates, their targets and weights."""
     dtype = flat.dtype
     if setup is None:
         if targets is not None:
             raise ShapeError("coordinate_targets needs a setup with coordinate tasks")
-        return _prior(model, dtype)
+        return _prior(model, prior, dtype)
     tasks = [t for t in setup.coordinate_tasks if t.apply and t.weight > 0]
     if not tasks:
         return (), jnp.zeros((1, 0), dtype), jnp.zeros(0, dtype)
@@ -341,8 +361,8 @@ def _tasks(
     return tuple(index[t.name] for t in tasks), targets.reshape(-1, len(tasks)), weights
 
 
-def _prior(model: SpineModel, dtype: jnp.dtype) -> tuple[tuple[int, ...], Array, Array]:
-    """A weak pull of the inner joints' coordinates to their defaults; the root is free."""
+def _prior(model: SpineModel, prior: Prior, dtype: jnp.dtype) -> tuple[tuple[int, ...], Array, Array]:
+    """The prior as coordinate tasks."""
     m, topology = model.coordinate_map, model.topology
     on_root = np.zeros(model.n_free, bool)
     for joint, body in enumerate(topology.joint_bodies):
@@ -350,9 +370,14 @@ def _prior(model: SpineModel, dtype: jnp.dtype) -> tuple[tuple[int, ...], Array,
             on_root |= m.dependence[joint]
     inner = np.flatnonzero(~on_root)
     rows = tuple(int(r) for r in m.free_indices[inner])
-    weight = (PRIOR_MARKER_STD_M / PRIOR_COORDINATE_STD) ** 2 / max(model.n_markers, 1)
-    targets = model.default_q.astype(dtype)[inner][None]
-    return rows, targets, jnp.full(len(rows), weight, dtype)
+    std = jnp.asarray(prior.coordinate_std, dtype)
+    if std.shape not in ((), (model.n_free,)):
+        raise ShapeError(
+            f"The prior's coordinate_std has shape {std.shape}; valid is () or ({model.n_free},)"
+        )
+    std = jnp.broadcast_to(std, (model.n_free,))[inner]
+    weight = (jnp.asarray(prior.marker_std_m, dtype) / std) ** 2 / max(model.n_markers, 1)
+    return rows, model.default_q.astype(dtype)[inner][None], weight
 
 
 def build_problem(

@@ -9,6 +9,7 @@ markers go missing: it takes slow frames in which a pair is extended, and their 
 from __future__ import annotations
 
 import enum
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -39,6 +40,9 @@ The subject has to be upright in a quarter of the frames.
 """
 SLOW_QUANTILE = 0.5
 """Of the extended frames those are used whose markers move no faster than the median."""
+
+PROPORTION_STD = 0.03
+"""Of segment lengths over stature between adults (chosen; anthropometric tables give a few per cent)."""
 
 # Where a factor comes from.
 _DEFAULT, _MEASURED, _GIVEN = range(3)
@@ -247,6 +251,53 @@ def scale_by_setup(
         order=stage.order if stage.apply else (),
         method="opensim",
     )
+
+
+def shrink_to_stature(
+    model: SpineModel,
+    result: ScaleResult,
+    measurements: Sequence[Measurement] = PAPER_MEASUREMENTS,
+    *,
+    marker_std_m: float,
+    stature: float | None = None,
+    proportion_std: float = PROPORTION_STD,
+) -> Float[Array, "B 3"]:
+    """Scale factors that trust each measurement as far as its markers deserve; the rest is the stature.
+
+    A detector's keypoints are off the model's markers by centimetres, always in the same direction, so that
+    no mean over frames helps: pairs that are near each other then give proportions that no adult has. Taken
+    as normal, a measurement's ratio has the variance ``2 (marker_std_m / length)^2`` of its keypoints and
+    ``proportion_std^2`` of people; the factors are the posterior means given the person's stature, which
+    itself is the mean of the ratios weighted by their precision (empirical Bayes).
+
+    Args:
+        model: the generic model.
+        result: of `scale_factors` with these measurements, all of whose factors may stem from them.
+        measurements: as given to `scale_factors`.
+        marker_std_m: how far along a line markers lie from where the model has them, metres.
+        stature: the subject's height over the generic model's, where it is known.
+        proportion_std: of a segment's length over the stature, between adults.
+
+    Raises:
+        ShapeError: no measurement could be taken and no stature is given.
+    """
+    taken = np.asarray(result.status) == ScaleStatus.MEASURED
+    if stature is None and not taken.any():
+        raise ShapeError("No measurement could be taken, so the subject's size is not known")
+    starts = np.cumsum([0, *(len(m.pairs) for m in measurements)])
+    lengths = np.asarray(result.model_lengths)
+    length = np.array([np.nanmean(lengths[a:b]) for a, b in itertools.pairwise(starts)])
+    ratios = np.where(taken, np.asarray(result.ratios, float), 1.0)
+    noise = 2 * (marker_std_m / np.where(taken, length, 1.0)) ** 2
+    precision = np.where(taken, 1 / (noise + proportion_std**2), 0.0)
+    size = float(np.sum(precision * ratios) / np.sum(precision)) if stature is None else float(stature)
+    believed = size + proportion_std**2 / (noise + proportion_std**2) * (ratios - size)
+    factors = np.full((len(model.body_names), 3), size)
+    for measurement, value, known in zip(measurements, believed, taken, strict=True):
+        for body in measurement.bodies if known and measurement.apply else ():
+            if body in model.body_names:
+                factors[model.body_names.index(body)] = value
+    return jnp.asarray(factors, result.factors.dtype)
 
 
 def estimate_height(

@@ -13,7 +13,7 @@ import simspine_jax as ssj
 from simspine_jax import skeleton
 from simspine_jax.errors import ShapeError, UnknownNameError
 from simspine_jax.io.ik_setup import CoordinateTask, IKSetup, MarkerTask
-from simspine_jax.kinematics.inverse import IKStatus
+from simspine_jax.kinematics.inverse import IKStatus, Prior
 
 FRAMES = 24
 NOISE_M = 0.005
@@ -332,3 +332,27 @@ def test_shuffled_frames_of_the_spine_end_in_the_same_basins(spine_model, spine_
     ratio = np.asarray(shuffled.objective) / np.asarray(inorder.objective)[order]
     assert ratio.max() < 1.001
     assert ratio.min() > 1 / 1.001
+
+
+def test_the_prior_weighs_postures_against_markers(clip: Clip) -> None:
+    """Its mode is that of Gaussian errors: checked against the objective written out."""
+    spread = np.full(clip.model.n_free, 0.3)
+    prior = Prior(marker_std_m=0.02, coordinate_std=spread)
+    held = ssj.solve_ik(clip.model, clip.noisy, prior=prior, tolerance=1e-12)
+    root = clip.model.free_names.index("shoulder_flex") if "shoulder_flex" in clip.model.free_names else 6
+
+    def cost(q):
+        markers = ssj.forward_kinematics(clip.model, q).markers
+        error = jnp.sum((markers - clip.noisy[0]) ** 2) / clip.model.n_markers
+        off = (q - clip.model.default_q)[root:] / spread[root:]
+        return 0.5 * (error + 0.02**2 / clip.model.n_markers * jnp.sum(off**2))
+
+    np.testing.assert_allclose(held.objective[0], cost(held.q[0]), rtol=1e-9)
+    assert np.abs(jax.grad(cost)(held.q[0])).max() < 1e-7
+    free = ssj.solve_ik(clip.model, clip.noisy)
+    away = [np.abs(np.asarray(x.q - clip.model.default_q))[:, root:].mean() for x in (free, held)]
+    assert away[1] < 0.98 * away[0]
+    with pytest.raises(ShapeError, match="either a prior or a setup"):
+        ssj.solve_ik(clip.model, clip.noisy, prior=prior, setup=markers_only(clip.model))
+    with pytest.raises(ShapeError, match="coordinate_std has shape"):
+        ssj.solve_ik(clip.model, clip.noisy, prior=Prior(coordinate_std=np.ones(3)))

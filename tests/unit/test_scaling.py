@@ -14,7 +14,7 @@ import simspine_jax as ssj
 from simspine_jax.errors import ShapeError, UnknownNameError
 from simspine_jax.io import ManualScale, Measurement, ScaleSetup, ScalingStage
 from simspine_jax.kinematics import scaling
-from simspine_jax.kinematics.scaling import ScaleStatus, scale_factors
+from simspine_jax.kinematics.scaling import ScaleStatus, scale_factors, shrink_to_stature
 
 RULER = Measurement("trunk", (("trunk.0", "trunk.1"), ("trunk.0", "trunk.2")), ("trunk",))
 UPPER = Measurement("upper", (("humerus.0", "humerus.1"),), ("humerus", "radius"), ("XZ", "Y"))
@@ -297,3 +297,41 @@ def test_wrong_arguments_are_named(arm_model) -> None:
         scale_factors(arm_model, markers, names, [RULER], order=("manual",))
     with pytest.raises(UnknownNameError, match=r"Marker 'tail' is not in the trial; it has: trunk\.0"):
         scaling.measurement_distances(markers, names, [("tail", "trunk.0")])
+
+
+def each_body(model) -> list[Measurement]:
+    return [Measurement(b, ((f"{b}.0", f"{b}.1"), (f"{b}.2", f"{b}.1")), (b,)) for b in model.body_names]
+
+
+def test_exact_markers_keep_their_proportions_and_bad_ones_only_tell_the_stature(arm_model) -> None:
+    factors, measures = random_factors(arm_model, 3), each_body(arm_model)
+    found = scale_factors(arm_model, trial(arm_model, factors), arm_model.marker_names, measures)
+    exact = shrink_to_stature(arm_model, found, measures, marker_std_m=0.0, proportion_std=1.0)
+    np.testing.assert_allclose(exact, np.broadcast_to(factors, (4, 3)), rtol=1e-9)
+    useless = np.asarray(shrink_to_stature(arm_model, found, measures, marker_std_m=100.0))
+    assert np.ptp(useless) < 1e-6
+    assert factors.min() < useless[0, 0] < factors.max()
+    known = shrink_to_stature(arm_model, found, measures, marker_std_m=100.0, stature=1.1)
+    np.testing.assert_allclose(known, 1.1, rtol=1e-6)
+
+
+def test_shrinking_is_the_posterior_mean(arm_model) -> None:
+    """Against a dense Gaussian posterior: the ratios of all measurements given those that were seen."""
+    measures = each_body(arm_model)
+    found = scale_factors(
+        arm_model, trial(arm_model, random_factors(arm_model, 4)), arm_model.marker_names, measures
+    )
+    lengths = np.asarray(found.model_lengths).reshape(-1, 2).mean(axis=1)
+    noise, spread, broad = 2 * (0.02 / lengths) ** 2, 0.03**2, 1e6
+    prior = broad + spread * np.eye(len(lengths))
+    gain = prior @ np.linalg.inv(prior + np.diag(noise))
+    expected = 1 + gain @ (np.asarray(found.ratios) - 1)
+    got = shrink_to_stature(arm_model, found, measures, marker_std_m=0.02)
+    np.testing.assert_allclose(np.asarray(got)[:, 0], expected, rtol=1e-5)
+
+
+def test_without_any_measure_the_size_is_unknown(arm_model) -> None:
+    nowhere = np.full((5, arm_model.n_markers, 3), np.nan)
+    found = scale_factors(arm_model, nowhere, arm_model.marker_names, each_body(arm_model))
+    with pytest.raises(ShapeError, match="size is not known"):
+        shrink_to_stature(arm_model, found, each_body(arm_model), marker_std_m=0.02)
