@@ -1,0 +1,338 @@
+"""Running statistics of annotations: read once, one trial at a time, and little kept of each.
+
+Curvature by keypoints and by bodies are two measures and not the same number, see `kinematics.curvature`.
+Where a trial holds none by keypoints, it is computed from its keypoints; where it holds no rotations of the
+vertebrae, they are its coordinates.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from simspine_jax.annotations import Quality, SpineTrial
+from simspine_jax.errors import ShapeError
+from simspine_jax.kinematics.curvature import VERTEBRAL_LEVELS, keypoint_curvature
+from simspine_jax.reference_values import MOTIONS
+from simspine_jax.skeleton import AXIS_NAMES, LUMBAR_LEVELS, LUMBAR_MOTIONS
+
+CURVATURE_MEASURES: tuple[str, ...] = ("lordosis", "body_lordosis", "kyphosis", "body_kyphosis")
+"""Lordosis L1-S1 and kyphosis T3-T12, by keypoints and by body frames."""
+
+PERCENTILES = (5.0, 95.0)
+"""Between these lies the robust range: one usable frame in twenty is left out at each end."""
+
+BIN = 0.01
+"""Width of the histogram's bins, in the unit of what is counted; a percentile is right to half of it."""
+
+_REACH = 5000.0  # what is farther out falls into the outermost bins, so that memory is bounded
+_BLOCK = 2048  # frames per call, so that one program is compiled whatever the trials' lengths
+_NECK_AXES = ("neck_flexion", "neck_bending", "neck_rotation")
+_ROTATION_COLUMNS = np.array(
+    [
+        [AXIS_NAMES.index(f"{level}_{motion}") for motion in LUMBAR_MOTIONS]
+        for level in VERTEBRAL_LEVELS
+        if level in LUMBAR_LEVELS
+    ]
+    + [[AXIS_NAMES.index(axis) for axis in _NECK_AXES]]
+)
+_keypoint_curvature = jax.jit(keypoint_curvature)
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """Running statistics of numbers seen so far; the sum of two is the tally of both.
+
+    Attributes:
+        count: of the finite ones; others are left out.
+        mean: NaN where there are none.
+        squares: sum of squared deviations from the mean.
+        low: smallest.
+        high: largest.
+        first: number of the first of ``bins``; bin ``i`` begins at ``i * BIN``.
+        bins: how many lie in each.
+    """
+
+    count: int = 0
+    mean: float = math.nan
+    squares: float = 0.0
+    low: float = math.nan
+    high: float = math.nan
+    first: int = 0
+    bins: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    @classmethod
+    def of(cls, values: NDArray[np.floating]) -> Tally:
+        """The tally of an array of any shape."""
+        values = np.asarray(values, float)
+        values = values[np.isfinite(values)]
+        if not len(values):
+            return cls()
+        numbers = np.floor(np.clip(values, -_REACH, _REACH) / BIN).astype(np.int64)
+        first, mean = int(numbers.min()), float(values.mean())
+        squares = float(((values - mean) ** 2).sum())
+        bins = np.bincount(numbers - first).astype(np.int64)
+        return cls(len(values), mean, squares, float(values.min()), float(values.max()), first, bins)
+
+    def __add__(self, other: Tally) -> Tally:
+        if not (self.count and other.count):
+            return self if self.count else other
+        count = self.count + other.count
+        shift = other.mean - self.mean
+        first = min(self.first, other.first)
+        bins = np.zeros(max(self.first + len(self.bins), other.first + len(other.bins)) - first, np.int64)
+        for part in (self, other):
+            bins[part.first - first : part.first - first + len(part.bins)] += part.bins
+        return Tally(
+            count,
+            self.mean + shift * other.count / count,
+            # Chan, Golub and LeVeque, The American Statistician 37 (1983): no difference of large sums.
+            self.squares + other.squares + shift**2 * self.count * other.count / count,
+            min(self.low, other.low),
+            max(self.high, other.high),
+            first,
+            bins,
+        )
+
+    @property
+    def sd(self) -> float:
+        """Standard deviation over all of them (divided by the count)."""
+        return math.sqrt(self.squares / self.count) if self.count else math.nan
+
+    def percentile(self, percent: float) -> float:
+        """As `numpy.percentile` has it, within half a `BIN`; NaN of nothing."""
+        if not self.count:
+            return math.nan
+        place = percent / 100 * (self.count - 1)
+        ranks = np.array([math.floor(place), math.ceil(place)])
+        numbers = self.first + np.searchsorted(np.cumsum(self.bins), ranks, side="right")
+        below, above = np.clip((numbers + 0.5) * BIN, self.low, self.high)
+        return float(below + (place - ranks[0]) * (above - below))
+
+    def histogram(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Middles and counts of the bins that hold something."""
+        filled = np.flatnonzero(self.bins)
+        return np.asarray((self.first + filled + 0.5) * BIN, np.float64), self.bins[filled]
+
+    @property
+    def robust_range(self) -> float:
+        """From the lower to the upper of `PERCENTILES`."""
+        return self.percentile(PERCENTILES[1]) - self.percentile(PERCENTILES[0])
+
+    @property
+    def full_range(self) -> float:
+        """From the smallest to the largest."""
+        return self.high - self.low
+
+
+@dataclass(frozen=True, eq=False)
+class SpineAngles:
+    """The angles of a trial in degrees; NaN where missing, also all through if the trial holds none.
+
+    Attributes:
+        lordosis: Cobb angle L1-S1 by keypoints.
+        kyphosis: Cobb angle T3-T12 by keypoints.
+        body_lordosis: Cobb angle L1-S1 by body frames.
+        body_kyphosis: Cobb angle T3-T12 by body frames.
+        rotations: of `VERTEBRAL_LEVELS` about the axes of `MOTIONS`; flexion is negative.
+    """
+
+    lordosis: NDArray[np.float64]  # [T]
+    kyphosis: NDArray[np.float64]  # [T]
+    body_lordosis: NDArray[np.float64]  # [T]
+    body_kyphosis: NDArray[np.float64]  # [T]
+    rotations: NDArray[np.float64]  # [T 7 3]
+
+
+def spine_angles(trial: SpineTrial) -> SpineAngles:
+    """Curvature and rotations of a trial, degrees; what it doesn't hold is computed where that can be."""
+    lordosis, kyphosis = trial.lordosis, trial.kyphosis
+    if lordosis is None or kyphosis is None:
+        computed = _curvature_in_blocks(trial.keypoints)
+        lordosis = computed[:, 0] if lordosis is None else lordosis
+        kyphosis = computed[:, 1] if kyphosis is None else kyphosis
+    rotations = trial.vertebral_rotations
+    if rotations is None:
+        rotations = trial.coordinates[:, _ROTATION_COLUMNS]
+    nothing = np.full(trial.n_frames, np.nan)
+    bodies = (nothing if a is None else a for a in (trial.body_lordosis, trial.body_kyphosis))
+    return SpineAngles(*(np.rad2deg(a) for a in (lordosis, kyphosis, *bodies, rotations)))
+
+
+def _curvature_in_blocks(keypoints: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[T 2] lordosis and kyphosis by keypoints, radians."""
+    found = [np.zeros((0, 2))]
+    for start in range(0, len(keypoints), _BLOCK):
+        block = keypoints[start : start + _BLOCK]
+        padded = np.pad(block, ((0, _BLOCK - len(block)), (0, 0), (0, 0)), constant_values=np.nan)
+        curvature = _keypoint_curvature(jnp.asarray(padded))
+        found.append(np.stack([curvature.lordosis, curvature.kyphosis], axis=1)[: len(block)])
+    return np.concatenate(found)
+
+
+@dataclass(frozen=True, eq=False)
+class GroupStatistics:
+    """Of some trials: how many frames there are, and tallies of the usable ones' angles in degrees.
+
+    Attributes:
+        n_trials: in the group.
+        n_frames: of all of them.
+        n_usable: of these.
+        flagged: frames with each flag; a frame can have several.
+        curvature: by `CURVATURE_MEASURES`.
+        rotations: by level (of `VERTEBRAL_LEVELS`) and motion (of `MOTIONS`).
+    """
+
+    n_trials: int = 0
+    n_frames: int = 0
+    n_usable: int = 0
+    flagged: Mapping[Quality, int] = field(default_factory=lambda: dict.fromkeys(Quality, 0))
+    curvature: Mapping[str, Tally] = field(default_factory=lambda: dict.fromkeys(CURVATURE_MEASURES, Tally()))
+    rotations: Mapping[tuple[str, str], Tally] = field(
+        default_factory=lambda: {(level, m): Tally() for level in VERTEBRAL_LEVELS for m in MOTIONS}
+    )
+
+    @classmethod
+    def of(cls, trial: SpineTrial) -> GroupStatistics:
+        """Of one trial."""
+        angles, usable = spine_angles(trial), trial.usable
+        return cls(
+            1,
+            trial.n_frames,
+            int(usable.sum()),
+            {flag: int(((trial.quality & flag) != 0).sum()) for flag in Quality},
+            {name: Tally.of(getattr(angles, name)[usable]) for name in CURVATURE_MEASURES},
+            {
+                (level, motion): Tally.of(angles.rotations[usable, i, j])
+                for i, level in enumerate(VERTEBRAL_LEVELS)
+                for j, motion in enumerate(MOTIONS)
+            },
+        )
+
+    def __add__(self, other: GroupStatistics) -> GroupStatistics:
+        return GroupStatistics(
+            self.n_trials + other.n_trials,
+            self.n_frames + other.n_frames,
+            self.n_usable + other.n_usable,
+            {flag: self.flagged[flag] + other.flagged[flag] for flag in Quality},
+            {name: self.curvature[name] + other.curvature[name] for name in CURVATURE_MEASURES},
+            {key: tally + other.rotations[key] for key, tally in self.rotations.items()},
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TrialRow:
+    """What is remembered of each trial: its name, frames and where it comes from."""
+
+    name: str
+    n_frames: int
+    n_usable: int
+    n_repaired: int
+    n_events: int
+    source: str
+
+
+@dataclass(frozen=True, eq=False)
+class SetStatistics:
+    """Of a set of trials, by what its tables and figures are made.
+
+    Attributes:
+        by_action: action without the number of its repetition; in alphabetical order.
+        by_subject: in order of their numbers.
+        reprojection_px: by camera, over usable frames and all keypoints.
+        residuals_mm: by marker, over usable frames.
+        trials: in the order given.
+    """
+
+    by_action: Mapping[str, GroupStatistics]
+    by_subject: Mapping[str, GroupStatistics]
+    reprojection_px: Mapping[str, Tally]
+    residuals_mm: Mapping[str, Tally]
+    trials: tuple[TrialRow, ...]
+
+    @cached_property
+    def whole(self) -> GroupStatistics:
+        """All trials."""
+        return sum(self.by_subject.values(), GroupStatistics())
+
+    @property
+    def source(self) -> str:
+        """The data in a sentence: where they come from, how many, and how much of them counts."""
+        sources = list(dict.fromkeys(row.source or "source not stated" for row in self.trials))
+        named = "; ".join(sources[:3]) + (f"; and {len(sources) - 3} more" if len(sources) > 3 else "")
+        return (
+            f"{named}. {counted(len(self.trials), 'trial')} of {counted(len(self.by_subject), 'subject')}, "
+            f"{self.whole.n_usable} of {counted(self.whole.n_frames, 'frame')} usable."
+        )
+
+
+def counted(number: int, what: str) -> str:
+    """``1 trial``, ``2 trials``."""
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+def gather_statistics(trials: Iterable[SpineTrial]) -> SetStatistics:
+    """Reads each trial once; memory doesn't grow with their length.
+
+    Raises:
+        ShapeError: there is no trial.
+    """
+    by_action: dict[str, GroupStatistics] = {}
+    by_subject: dict[str, GroupStatistics] = {}
+    pixels: dict[str, Tally] = {}
+    residuals: dict[str, Tally] = {}
+    rows = []
+    for trial in trials:
+        group = GroupStatistics.of(trial)
+        for groups, key in ((by_action, action_name(trial.action)), (by_subject, trial.subject)):
+            groups[key] = groups.get(key, GroupStatistics()) + group
+        for known, found in ((pixels, camera_tallies(trial)), (residuals, marker_tallies(trial))):
+            for name, tally in found.items():
+                known[name] = known.get(name, Tally()) + tally
+        repaired = group.flagged[Quality.INTERPOLATED]
+        rows.append(
+            TrialRow(
+                trial.name, trial.n_frames, group.n_usable, repaired, len(trial.events), trial.source.strip()
+            )
+        )
+    if not rows:
+        raise ShapeError("There are no trials; valid is at least one")
+    return SetStatistics(_ordered(by_action), _ordered(by_subject), pixels, residuals, tuple(rows))
+
+
+def action_name(action: str) -> str:
+    """``Walking`` of ``Walking 1``."""
+    return re.sub(r"[ _]\d+$", "", action)
+
+
+def _ordered(groups: dict[str, GroupStatistics]) -> dict[str, GroupStatistics]:
+    """S9 before S11."""
+
+    def key(name: str) -> list[str | int]:
+        return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+    return {name: groups[name] for name in sorted(groups, key=key)}
+
+
+def camera_tallies(trial: SpineTrial) -> dict[str, Tally]:
+    """Reprojection error of usable frames by camera, px, all keypoints together; empty if there is none."""
+    if trial.reprojection_px is None:
+        return {}
+    usable = trial.reprojection_px[trial.usable]
+    return {name: Tally.of(usable[:, i]) for i, name in enumerate(trial.camera_names)}
+
+
+def marker_tallies(trial: SpineTrial) -> dict[str, Tally]:
+    """Distance of each marker from its target in usable frames, mm; empty if the trial holds none."""
+    if trial.residuals is None:
+        return {}
+    usable = 1000 * trial.residuals[trial.usable]
+    return {name: Tally.of(usable[:, i]) for i, name in enumerate(trial.marker_names)}

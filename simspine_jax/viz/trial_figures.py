@@ -1,0 +1,153 @@
+"""Figures of one trial over time: curvature, lumbar and neck angles, and the quality of each frame.
+
+Frames that are not usable are drawn on a red ground; what they measure doesn't set the scale.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simspine_jax.annotations import Quality, SpineTrial
+from simspine_jax.reference_values import MOTIONS, level_label
+from simspine_jax.skeleton import LUMBAR_LEVELS
+from simspine_jax.statistics import SpineAngles
+from simspine_jax.validation import FAULT_LABELS
+from simspine_jax.viz.figures import COLORS, new_figure, say_nothing, title_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_UNUSABLE = "#D55E00"
+_LINE = 0.9
+_MARGIN = 0.08  # of the range of usable values, above and below
+
+
+def curvature_figure(trial: SpineTrial, angles: SpineAngles) -> Figure:
+    """Lordosis and kyphosis over time, by keypoints and by bodies.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    with new_figure(4.6) as figure:
+        title_figure(figure, f"Curvature of {trial.name}", trial.source or "source not stated")
+        panels = figure.subplots(2, 1, sharex=True)
+        for axes, name, span in zip(panels, ("lordosis", "kyphosis"), ("L1-S1", "T3-T12"), strict=True):
+            curves = {
+                "by keypoints": getattr(angles, name),
+                "by bodies": getattr(angles, f"body_{name}"),
+            }
+            _draw_curves(axes, trial, curves)
+            axes.set_title(f"{name.capitalize()} {span}", loc="left")
+        panels[-1].set_xlabel("Time (s)")
+    return figure
+
+
+def lumbar_figure(trial: SpineTrial, angles: SpineAngles) -> Figure:
+    """The three rotations of each lumbar level over time.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    with new_figure(6.4) as figure:
+        title_figure(figure, f"Lumbar angles of {trial.name}", trial.source or "source not stated")
+        panels = figure.subplots(3, 1, sharex=True)
+        for j, (axes, sign) in enumerate(zip(panels, _SIGNS, strict=True)):
+            labels = [level_label(level) for level in LUMBAR_LEVELS]
+            _draw_curves(axes, trial, {label: angles.rotations[:, i, j] for i, label in enumerate(labels)})
+            axes.set_title(f"{MOTIONS[j].capitalize()} ({sign})", loc="left")
+        panels[-1].set_xlabel("Time (s)")
+    return figure
+
+
+def neck_over_time_figure(trial: SpineTrial, angles: SpineAngles) -> Figure:
+    """The three rotations of the neck over time.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    with new_figure(2.9) as figure:
+        title_figure(figure, f"Neck angles of {trial.name}", trial.source or "source not stated")
+        axes = figure.subplots()
+        labels = [f"{motion} ({sign})" for motion, sign in zip(MOTIONS, _SIGNS, strict=True)]
+        _draw_curves(axes, trial, {label: angles.rotations[:, -1, j] for j, label in enumerate(labels)})
+        axes.set_xlabel("Time (s)")
+    return figure
+
+
+_SIGNS = ("extension positive", "right positive", "left positive")
+
+
+def quality_figure(trial: SpineTrial) -> Figure:
+    """A row for each fault and one for repairs: when frames have them.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    flags = list(Quality)
+    with new_figure(2.6) as figure:
+        usable = f"{int(trial.usable.sum())} of {trial.n_frames} frames are usable"
+        title_figure(figure, f"Quality of {trial.name}: {usable}", trial.source or "source not stated")
+        axes = figure.subplots()
+        for row, flag in enumerate(flags):
+            color = COLORS[2] if flag == Quality.INTERPOLATED else _UNUSABLE
+            bars = _bars(trial, (trial.quality & np.uint16(flag)) != 0)
+            axes.broken_barh(bars, (row - 0.4, 0.8), facecolor=color, linewidth=0)
+        axes.set_yticks(range(len(flags)), [FAULT_LABELS[flag] for flag in flags])
+        axes.set_ylim(len(flags) - 0.4, -0.6)
+        _limit_times(axes, trial)
+        axes.set_xlabel("Time (s)")
+        axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """First and last index, included, of each stretch of true values of ``[T]``."""
+    edges = np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8))
+    return list(
+        zip(np.flatnonzero(edges == 1).tolist(), (np.flatnonzero(edges == -1) - 1).tolist(), strict=True)
+    )
+
+
+def _bars(trial: SpineTrial, mask: NDArray[np.bool_]) -> list[tuple[float, float]]:
+    """Start and length of each run, s; a frame lasts until the next."""
+    step = 1 / trial.rate_hz
+    times = trial.times
+    return [(float(times[i] - step / 2), float(times[j] - times[i] + step)) for i, j in runs(mask)]
+
+
+def _draw_curves(axes: Axes, trial: SpineTrial, curves: dict[str, NDArray[np.float64]]) -> None:
+    """The curves that hold anything, with a scale that usable frames fill."""
+    held = {label: values for label, values in curves.items() if np.isfinite(values).any()}
+    for (label, values), color in zip(held.items(), COLORS, strict=False):
+        axes.plot(trial.times, values, color=color, linewidth=_LINE, label=label)
+    seen = [values[trial.usable] for values in held.values()]
+    seen = np.concatenate(seen)[np.isfinite(np.concatenate(seen))] if seen else np.zeros(0)
+    if len(seen):
+        margin = max(_MARGIN * float(np.ptp(seen)), 0.5)
+        axes.set_ylim(seen.min() - margin, seen.max() + margin)
+    else:
+        say_nothing(axes)
+    unusable = _bars(trial, ~trial.usable)
+    if unusable:
+        ground = axes.get_xaxis_transform()
+        axes.broken_barh(
+            unusable, (0, 1), transform=ground, facecolor=_UNUSABLE, alpha=0.18, linewidth=0, zorder=0,
+            label="not usable",
+        )  # fmt: skip
+    _limit_times(axes, trial)
+    axes.set_ylabel("Angle (°)")
+    axes.grid(alpha=0.3)
+    if held or unusable:
+        legend = axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+        for line in legend.get_lines():
+            line.set_linewidth(2.5)
+
+
+def _limit_times(axes: Axes, trial: SpineTrial) -> None:
+    step = 0.5 / trial.rate_hz
+    if trial.n_frames:
+        axes.set_xlim(trial.times[0] - step, trial.times[-1] + step)
