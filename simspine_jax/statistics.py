@@ -265,13 +265,12 @@ class SetStatistics:
 
     @property
     def source(self) -> str:
-        """The data in a sentence: where they come from, how many, and how much of them counts."""
-        sources = list(dict.fromkeys(row.source or "source not stated" for row in self.trials))
+        """The data in words: how many, how much of them counts, and where they come from."""
+        sources = list(dict.fromkeys(row.source or "a source that is not stated" for row in self.trials))
         named = "; ".join(sources[:3]) + (f"; and {len(sources) - 3} more" if len(sources) > 3 else "")
-        return (
-            f"{named}. {counted(len(self.trials), 'trial')} of {counted(len(self.by_subject), 'subject')}, "
-            f"{self.whole.n_usable} of {counted(self.whole.n_frames, 'frame')} usable."
-        )
+        trials, frames = counted(len(self.trials), "trial"), counted(self.whole.n_frames, "frame")
+        subjects = counted(len(self.by_subject), "subject")
+        return f"{trials} of {subjects}, {self.whole.n_usable} of {frames} usable, from {named}"
 
 
 def counted(number: int, what: str) -> str:

@@ -40,6 +40,7 @@ _WIDE = 11.0  # inches
 # Violins leave out one frame in a hundred at each end, as the paper leaves out outliers.
 _VIOLIN = (1.0, 99.0)
 _VIOLIN_POINTS = 100
+_SLANTED = 20  # more names than these stand upright, or they would run into each other
 _BARS = (5.0, 50.0, 95.0)
 _LITERATURE, _PAPER = "#eeeeee", "#d9e8f3"
 _STYLE: Any = {
@@ -48,6 +49,7 @@ _STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.fontsize": 8,
+    "text.parse_math": False,  # a dollar sign in a file's name is one
     "agg.path.chunksize": 10_000,  # hours of motion are more points than Agg takes in one path
     "svg.hashsalt": "simspine",  # equal figures, equal files
 }
@@ -278,7 +280,12 @@ def _curvature_panel(
 
 
 def _name_groups(axes: Axes, names: Sequence[str]) -> None:
-    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+    slope = 40 if len(names) <= _SLANTED else 90
+    axes.set_xticks(range(len(names)), names, rotation=slope, ha="right", rotation_mode="anchor")
+    if slope == 90:
+        axes.tick_params(axis="x", labelsize=7)
+        for label in axes.get_xticklabels():
+            label.set_verticalalignment("center")
     axes.set_xlim(-0.7, max(len(names), 4) - 0.3)
 
 

@@ -146,7 +146,9 @@ def _trial_sections(
 ) -> Iterator[tuple[str, str]]:
     source = trial.source or "source not stated"
     curvatures = (angles.lordosis, angles.kyphosis, angles.body_lordosis, angles.body_kyphosis)
-    timeline = _picture(quality_figure(trial), "Faults and repairs over time.", source)
+    timeline = _picture(
+        quality_figure(trial), "Faults and repairs over time; a bar is at least a pixel wide.", source
+    )
     events = _html(_events_table(trial.events, source)) if trial.events else _nothing("no events")
     yield "Quality", timeline + events
     if _finite(*curvatures):

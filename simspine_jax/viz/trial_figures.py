@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _UNUSABLE = "#D55E00"
 _LINE = 0.9
+_PIXELS = 800  # of a figure's width in a report, about
 _MARGIN = 0.08  # of the range of usable values, above and below
 
 
@@ -96,12 +97,18 @@ def quality_figure(trial: SpineTrial) -> Figure:
             color = COLORS[2] if flag == Quality.INTERPOLATED else _UNUSABLE
             bars = _bars(trial, (trial.quality & np.uint16(flag)) != 0)
             axes.broken_barh(bars, (row - 0.4, 0.8), facecolor=color, linewidth=0)
-        axes.set_yticks(range(len(flags)), [FAULT_LABELS[flag] for flag in flags])
+        axes.set_yticks(range(len(flags)), [_row_label(trial, flag) for flag in flags])
         axes.set_ylim(len(flags) - 0.4, -0.6)
         _limit_times(axes, trial)
         axes.set_xlabel("Time (s)")
         axes.grid(axis="x", alpha=0.3)
     return figure
+
+
+def _row_label(trial: SpineTrial, flag: Quality) -> str:
+    """Name and share of frames, which bars that are at least a pixel wide don't tell."""
+    count = int(((trial.quality & np.uint16(flag)) != 0).sum())
+    return f"{FAULT_LABELS[flag]}: {100 * count / max(trial.n_frames, 1):.1f} %"
 
 
 def runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
@@ -113,10 +120,21 @@ def runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
 
 
 def _bars(trial: SpineTrial, mask: NDArray[np.bool_]) -> list[tuple[float, float]]:
-    """Start and length of each run, s; a frame lasts until the next."""
+    """Start and length of each run, s; a frame lasts until the next.
+
+    In an hour a frame is less than a pixel and would not be drawn, so that no bar is shorter than one.
+    """
     step = 1 / trial.rate_hz
-    times = trial.times
-    return [(float(times[i] - step / 2), float(times[j] - times[i] + step)) for i, j in runs(mask)]
+    found = np.array([(trial.times[i] - step / 2, trial.times[j] + step / 2) for i, j in runs(mask)])
+    if not len(found):
+        return []
+    pixel = (trial.times[-1] - trial.times[0]) / _PIXELS
+    short = np.maximum(pixel - (found[:, 1] - found[:, 0]), 0) / 2
+    start, end = found[:, 0] - short, found[:, 1] + short
+    # Runs come one after the other; those that now touch are one bar.
+    first = np.concatenate([[True], start[1:] > end[:-1]])
+    last = np.concatenate([first[1:], [True]])
+    return list(zip(start[first].tolist(), (end[last] - start[first]).tolist(), strict=True))
 
 
 def _draw_curves(axes: Axes, trial: SpineTrial, curves: dict[str, NDArray[np.float64]]) -> None:

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from spine_trials import CAMERAS, MARKERS, bare_trial, lost_trial, make_set, make_trial
 
+from simspine_jax import expand_coordinates
 from simspine_jax import reference_values as reference
 from simspine_jax.annotations import Quality, SpineTrial
 from simspine_jax.capture import capture_trial, make_subject
@@ -282,7 +283,9 @@ def test_nothing_usable_gives_tables_with_gaps():
     for table in validation_tables(statistics):
         for kind in TABLE_FORMATS:
             assert not re.search(r"\bnan\b", format_table(table, kind), re.IGNORECASE)
-    assert "source not stated. 1 trial of 1 subject, 0 of 40 frames usable." in statistics.source
+    assert (
+        statistics.source == "1 trial of 1 subject, 0 of 40 frames usable, from a source that is not stated"
+    )
 
 
 def test_synthetic_truth_comes_out(spine_model):
@@ -306,6 +309,16 @@ def test_synthetic_truth_comes_out(spine_model):
     )
 
 
+def test_the_couplers_shares_are_the_models(spine_model):
+    bent = spine_model.default_q.at[spine_model.free_names.index("L5_S1_Flex_Ext")].add(0.1)
+    change = (
+        expand_coordinates(spine_model, bent) - expand_coordinates(spine_model, spine_model.default_q)
+    ) / 0.1
+    for level, ratio in reference.MODEL_FLEXION_RATIOS.items():
+        # Stated to four places.
+        assert change[AXIS_NAMES.index(f"{level}_Flex_Ext")] == pytest.approx(ratio, abs=5.1e-5)
+
+
 def test_repetitions_are_one_action():
     assert [action_name(a) for a in ("Walking 1", "Walking", "WalkDog 12", "A 1 B")] == [
         "Walking", "Walking", "WalkDog", "A 1 B",
@@ -315,7 +328,7 @@ def test_repetitions_are_one_action():
 def test_every_table_says_its_data(statistics):
     tables = validation_tables(statistics)
     assert len({table.name for table in tables}) == len(tables) == 9
-    data = "a test's random numbers. 12 trials of 3 subjects, 440 of 500 frames usable."
+    data = "Data: 12 trials of 3 subjects, 440 of 500 frames usable, from a test's random numbers"
     for table in tables[:-1]:
         for kind in TABLE_FORMATS:
             text = " ".join(format_table(table, kind).replace("&#x27;", "'").split())
@@ -324,7 +337,7 @@ def test_every_table_says_its_data(statistics):
 
 def test_many_sources_are_counted():
     trials = [make_trial(action=f"Walking {i}", source=f"file{i}.h5") for i in range(5)]
-    assert gather_statistics(trials).source.startswith("file0.h5; file1.h5; file2.h5; and 2 more. 5 trials")
+    assert gather_statistics(trials).source.endswith("from file0.h5; file1.h5; file2.h5; and 2 more")
 
 
 def test_references_never_stand_without_their_status(statistics):

@@ -10,7 +10,7 @@ from matplotlib.image import imread
 from spine_trials import CAMERAS, MARKERS, SOURCE, bare_trial, lost_trial, make_set, make_trial
 
 from simspine_jax import reference_values as reference
-from simspine_jax.annotations import Quality
+from simspine_jax.annotations import Quality, SpineTrial
 from simspine_jax.errors import MissingDependencyError, SimspineError
 from simspine_jax.reference_values import MOTIONS, level_label
 from simspine_jax.skeleton import LUMBAR_LEVELS
@@ -163,13 +163,29 @@ def test_the_timeline_has_a_bar_for_each_run_of_a_flag():
     rows = dict(zip([label.get_text() for label in axes.get_yticklabels()], axes.collections, strict=True))
     assert len(rows) == len(Quality)
     spans = {
-        name: [(p.vertices[:, 0].min() * 50, p.vertices[:, 0].max() * 50) for p in bars.get_paths()]
+        name.split(":")[0]: [
+            (p.vertices[:, 0].min() * 50, p.vertices[:, 0].max() * 50) for p in bars.get_paths()
+        ]
         for name, bars in rows.items()
     }
+    assert "Marker residual: 12.5 %" in rows
     assert spans["Marker residual"] == [pytest.approx((4.5, 9.5))]
     assert spans["Curvature"] == [pytest.approx((8.5, 9.5))]
     assert spans["Interpolated"] == [pytest.approx((19.5, 21.5))]
     assert spans["No pose"] == []
+
+
+def test_single_frames_of_a_long_trial_are_seen():
+    n = 100_000
+    quality = np.zeros(n, np.uint16)
+    quality[[100, 102, 50_000]] = np.uint16(Quality.ANGULAR_JUMP)
+    trial = SpineTrial("S1", "x", np.arange(n) / 50, 50, np.zeros((n, 37, 3)), np.zeros((n, 62)), quality)
+    bars = quality_figure(trial).axes[0].collections[list(Quality).index(Quality.ANGULAR_JUMP)]
+    spans = [(p.vertices[:, 0].min() * 50, p.vertices[:, 0].max() * 50) for p in bars.get_paths()]
+    pixel = n / 800
+    assert len(spans) == 2  # the first two touch
+    assert spans[0] == (pytest.approx(100 - pixel / 2, abs=1), pytest.approx(102 + pixel / 2, abs=1))
+    assert spans[1] == (pytest.approx(50_000 - pixel / 2, abs=1), pytest.approx(50_000 + pixel / 2, abs=1))
 
 
 @pytest.mark.parametrize("n", [0, 1, 7, 50])
@@ -212,6 +228,14 @@ def test_pictures_are_written_whole_and_equal_figures_are_equal_files(statistics
     assert picture.shape[1] == 1650
     assert picture[..., :3].std() > 0.05
     assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_many_names_stand_upright_and_few_slant():
+    for n, slope in ((3, 40), (25, 90)):
+        trials = [make_trial(action=f"Action{chr(65 + i)}", n_frames=12) for i in range(n)]
+        labels = neck_figure(gather_statistics(trials)).axes[-1].get_xticklabels()
+        assert len(labels) == n
+        assert {label.get_rotation() for label in labels} == {slope}
 
 
 def test_other_suffixes_are_refused(statistics, tmp_path):

@@ -88,7 +88,8 @@ def test_a_sets_report_has_everything(tmp_path):
     assert "reports/S1%20Walking.html" in page.links
     for words in (
         "Curvature by action", "Curvature by subject", "Range of the neck by action",
-        "Usable frames and faults", "Reference values", "S11_Sitting", "12 trials of 3 subjects, 440 of 500 frames usable", "S1 & S9",
+        "Usable frames and faults", "Reference values", "S11_Sitting", "S1 & S9",
+        "12 trials of 3 subjects, 440 of 500 frames usable",
     ):  # fmt: skip
         assert words in page.text, words
     write_set_report(
@@ -98,7 +99,7 @@ def test_a_sets_report_has_everything(tmp_path):
 
 
 def test_everything_from_the_data_is_escaped(tmp_path):
-    nasty = "</p><script>alert('x')</script>\"&$title"
+    nasty = "</p><script>alert('x')</script>\"&$title $\\frac$"
     event = QualityEvent("ik", 0, 1, nasty, nasty, "noted", 1.0, 2.0, nasty)
     trial = make_trial(source=nasty, events=(event,), camera_names=(nasty, "b"))
     write_trial_report(tmp_path / "r.html", trial, {nasty: "javascript:alert(1)"})
@@ -120,6 +121,7 @@ def test_what_a_trial_lacks_is_said_in_words(tmp_path, trial, n_pictures, missin
     for words in missing:
         assert f"The data hold {words}" in page.text
     assert "source not stated" in page.text
+    assert "a source that is not stated" in page.text
     assert "nan" not in page.text.split()
 
 
