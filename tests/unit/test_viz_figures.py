@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgba
 from matplotlib.image import imread
 from spine_trials import CAMERAS, MARKERS, SOURCE, bare_trial, lost_trial, make_set, make_trial
 
@@ -79,6 +80,24 @@ def test_figure_3_shows_curvature_by_action_and_ranges_by_level(statistics):
         found = [statistics.whole.rotations[level, motion].robust_range / half for level in levels]
         np.testing.assert_allclose(solid.get_ydata(), found)
     assert [label.get_text() for label in axes.get_xticklabels()] == [level_label(v) for v in levels]
+
+
+def test_bands_of_the_literature_carry_their_status(statistics):
+    lordosis, kyphosis, *_ = thoracolumbar_figure(statistics).axes
+    for axes, spans in ((lordosis, {"Lin": (21.1, 45.3), "SIMSPINE": (33, 39)}),
+                        (kyphosis, {"Fon": (20, 40), "SIMSPINE": (29, 37)})):  # fmt: skip
+        bands = {str(band.get_label()).split()[0].strip(","): band for band in axes.patches}
+        assert set(bands) == set(spans)
+        for name, (low, high) in spans.items():
+            assert (bands[name].get_y(), bands[name].get_y() + bands[name].get_height()) == (
+                pytest.approx(low), pytest.approx(high),
+            )  # fmt: skip
+            status = "(verified)" if name == "SIMSPINE" else "(recalled, unverified)"
+            assert bands[name].get_label().endswith(status)
+        # The narrow one lies upon the wide one.
+        assert [str(band.get_label()).startswith("SIMSPINE") for band in axes.patches] == [False, True]
+        shades = [band.get_facecolor() for band in axes.patches]
+        assert shades == [to_rgba("#eeeeee"), to_rgba("#d9e8f3")]
 
 
 def test_figure_4_shows_the_necks_rotations_by_action(statistics):
