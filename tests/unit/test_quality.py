@@ -388,9 +388,8 @@ def test_a_spike_amid_turns_does_not_move_what_follows(spine_model, motion, at: 
     np.testing.assert_allclose(turns, np.broadcast_to(np.round(turns[:1]), turns.shape), atol=ROUNDING)
 
 
-# The interpolation of 10 frames at 50 Hz of waves below 2 Hz with the amplitudes of a person who moves about;
-# the worst that these gaps gave is 1.0 degrees (lumbar angles of all levels less).
-FILLED_DEG = 2.0
+# Ten frames at 50 Hz of a stride, whose knees move fastest: 2.1 degrees was the worst of 480 gaps.
+FILLED_DEG = 3.0
 
 
 @many
