@@ -152,7 +152,7 @@ class Release:
 def find_release(path: PathLike) -> Release:
     """List the trials of a release: an HDF5 file, a folder that holds ``simspine.h5``, or the folder layout.
 
-    Of a folder that has both, the HDF5 is taken; it reads a hundred times faster. Only names are looked at.
+    Of a folder that has both, the HDF5 is taken, which reads faster. Only names are looked at.
 
     Raises:
         FileFormatError: it is none of these, or it holds no trials.
@@ -619,7 +619,9 @@ def _write_trial(group: Any, trial: SpineTrial) -> None:
     markers = group.create_dataset("markers", data=trial.keypoints[:, RELEASE_TO_KEYPOINT], **options)
     axes = group.create_dataset("kinematics", data=axes_to_degrees(trial.coordinates), **options)
     group.create_dataset("timestamps", data=trial.times, fletcher32=True)
-    markers.attrs["units"], axes.attrs["units"] = "m", "degrees"
+    # Text of a fixed length lies under a checksum. That of any length does not, and HDF5 2.0 never returns
+    # from some damage to it.
+    markers.attrs["units"], axes.attrs["units"] = np.bytes_("m"), np.bytes_("degrees")
     group.attrs["rate_hz"] = trial.rate_hz
 
 

@@ -624,5 +624,6 @@ def test_mutants_load_right_or_are_refused_in_one_sentence(tmp_path: Path, ours:
         # Only our files have checksums: damage to numbers of others can't be seen.
         for one in read if ours else ():
             close(one, TWO[one.subject, one.action.replace(" ", "_")])
-    assert loaded > 10
+    # The damage reached both ends; the checksums of ours leave little that is harmless.
+    assert loaded > (2 if ours else 30)
     assert refused > 100
