@@ -388,7 +388,7 @@ def test_a_spike_amid_turns_does_not_move_what_follows(spine_model, motion, at: 
     np.testing.assert_allclose(turns, np.broadcast_to(np.round(turns[:1]), turns.shape), atol=ROUNDING)
 
 
-# Ten frames at 50 Hz of a stride, whose knees move fastest: 2.1 degrees was the worst of 480 gaps.
+# Ten frames at 50 Hz of a stride, whose knees move fastest: 2.1 degrees was the worst of some 400 gaps.
 FILLED_DEG = 3.0
 
 
