@@ -24,6 +24,7 @@ in ``skipped``; what went wrong says so in ``failed``, and fails the run.
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import json
 import math
@@ -127,6 +128,15 @@ class Suite:
             if metric.key == key or fnmatchcase(key, metric.key):
                 return metric
         raise KeyError(f"{key} is no metric of the suite {self.name}")
+
+
+def late(module: str, name: str, **options: Any) -> Callable[..., Any]:
+    """A function or class of ``benchmarks``, whose module, and with it JAX, is imported when it is called."""
+
+    def call(*arguments: Any, **more: Any) -> Any:
+        return getattr(importlib.import_module(f"benchmarks.{module}"), name)(*arguments, **options, **more)
+
+    return call
 
 
 def selects(only: Sequence[str], key: str) -> bool:
