@@ -224,10 +224,11 @@ def triangulation_speed(place: Workplace) -> Iterator[Measurement]:
         )  # fmt: skip
     loop = Pose2SimLoop(trial)
     keypoints, confidence = jnp.asarray(trial.keypoints), jnp.asarray(trial.confidence)
+    cameras = trial.cameras.astype(keypoints.dtype)
 
     def ours() -> None:
         for _ in range(CALLS_A_ROUND):
-            jax.block_until_ready(plain(trial.cameras, keypoints, confidence))
+            jax.block_until_ready(plain(cameras, keypoints, confidence))
 
     best = interleaved({"ours": ours, "peer": loop}, place.repeats)
     points = trial.confidence[:, 0].size

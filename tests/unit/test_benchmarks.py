@@ -162,6 +162,7 @@ def test_every_key_of_a_workload_has_its_metric_and_every_metric_its_workload():
     [
         (["spinning"], "there is no suite 'spinning'; valid are kinematics"),
         (["kinematics", "--only", "nothing"], "there is no row 'nothing'"),
+        (["pipeline", "--only", "kinematics/fk_vs_mujoco_c"], "there is no row 'kinematics/fk_vs_mujoco_c'"),
         (["kinematics", "--quick", "--write-baseline"], "--quick measures nothing"),
         (["kinematics", "--write-baseline", "--only", "fk_vs_mujoco_c"], "leave --only out"),
         (["kinematics", "--compare", "nowhere.json"], "nowhere.json can't be read"),
@@ -176,11 +177,11 @@ def test_wrong_arguments_end_in_a_sentence(arguments, says, capsys):
     assert told.count("\n") == 1
 
 
-def test_two_rows_from_the_command_line(spine_model, tmp_path):
-    keys = ["lumbar_flexion_rms_deg", "fk_vs_mujoco_c"]
-    options = ["--quick", "--json", str(tmp_path / "rows.json"), "--only", *keys]
+def run_quickly(suite_name, keys, folder):
+    """Rows of a quick run by key, and what it printed."""
+    options = ["--quick", "--json", str(folder / "rows.json"), "--only", *keys]
     child = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "kinematics", *options],
+        [sys.executable, "-m", "benchmarks", suite_name, *options],
         cwd=ROOT,
         env={**os.environ, "JAX_ENABLE_X64": "0"},
         capture_output=True,
@@ -188,14 +189,35 @@ def test_two_rows_from_the_command_line(spine_model, tmp_path):
         check=False,
     )
     assert child.returncode == 0, child.stderr
-    rows = json.loads((tmp_path / "rows.json").read_text())
-    by_key = {r["key"]: r for r in rows}
-    assert set(by_key) == {f"kinematics/{key}" for key in keys}
+    rows = json.loads((folder / "rows.json").read_text())
+    assert {r["key"] for r in rows} == {f"{suite_name}/{key}" for key in keys}
+    return {r["key"]: r for r in rows}, child.stdout
+
+
+def test_rows_beside_pose2sim_from_the_command_line(shared_data, spine_osim, tmp_path):
+    """Its stored points, and its own code, which the wheel that also holds the model brings."""
+    keys = ["triangulation_parity_max_mm", "robust_worst_point_mm", "triangulation_vs_pose2sim"]
+    rows, _ = run_quickly("pipeline", keys, tmp_path)
+    parity, robust, speed = (rows[f"pipeline/{key}"] for key in keys)
+    if "skipped" in speed:
+        pytest.skip(speed["skipped"])
+    assert 0 < parity["value"] < 0.01
+    assert parity["detail"]["points"] == 2094
+    assert 1 < robust["value"] < 25 < 2000 < robust["detail"]["all_cameras_worst_mm"]
+    assert speed["value"] > 1
+    assert speed["detail"]["pose2sim_off_mm"] < 0.01
+    assert all(r["data"].startswith("real") for r in rows.values())
+
+
+def test_two_rows_from_the_command_line(spine_model, tmp_path):
+    keys = ["lumbar_flexion_rms_deg", "fk_vs_mujoco_c"]
+    by_key, printed = run_quickly("kinematics", keys, tmp_path)
+    rows = by_key.values()
     for r in rows:
         assert {"key", "value", "unit", "machine", "versions", "commit", "data", "note", "quick"} <= set(r)
         assert r["data"].startswith("synthetic")
         assert {"python", "jax", "jaxlib", "mujoco", "mujoco-mjx", "simspine-jax"} <= set(r["versions"])
-        assert r["key"] in child.stdout
+        assert r["key"] in printed
     assert 0 < by_key["kinematics/lumbar_flexion_rms_deg"]["value"] < 1
     # The two engines gave one another's markers, or the row would have failed.
     assert by_key["kinematics/fk_vs_mujoco_c"]["detail"]["marker_difference_m"] < 1e-5
