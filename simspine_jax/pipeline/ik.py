@@ -443,13 +443,19 @@ def _solve(
 
 @cache
 def _compiled_solve() -> Callable[..., ssj.IKSolution]:
-    """`simspine_jax.solve_ik`, compiled with `QUICK_TO_COMPILE` where this XLA knows it."""
-    solve = partial(jax.jit, ssj.solve_ik, static_argnames=("setup",))
+    return quick_to_compile(ssj.solve_ik, static_argnames=("setup",))
+
+
+def quick_to_compile(
+    function: Callable[..., Any], static_argnames: tuple[str, ...] = ()
+) -> Callable[..., Any]:
+    """``jax.jit`` with `QUICK_TO_COMPILE` where this XLA knows it; for outermost functions only."""
+    compiled = partial(jax.jit, function, static_argnames=static_argnames)
     try:
         jax.jit(lambda: 0, compiler_options=QUICK_TO_COMPILE)()
     except jax.errors.JaxRuntimeError:
-        return solve()
-    return solve(compiler_options=QUICK_TO_COMPILE)
+        return compiled()
+    return compiled(compiler_options=QUICK_TO_COMPILE)
 
 
 def _needed(model: SpineModel, matched: MatchedMarkers, options: IKOptions) -> int:

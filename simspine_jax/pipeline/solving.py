@@ -1,0 +1,245 @@
+"""Inverse kinematics of many trials of one subject: clips of few shapes, in batches, over all devices.
+
+Trials longer than `CLIP_FRAMES` are cut into clips that overlap by `OVERLAP_FRAMES` on each side. The
+penalties of a whole-clip solve reach only some frames far, so that what the overlaps differ in is thrown away
+with them, and memory does not grow with the length of a trial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+from numpy.typing import NDArray
+
+from simspine_jax.arrays import Array, Float, Int
+from simspine_jax.io import IKSetup
+from simspine_jax.io.ik_setup import CoordinateTask, MarkerTask
+from simspine_jax.kinematics.clip import Smoothing
+from simspine_jax.kinematics.inverse import IKStatus, Prior, needed_markers, solve_ik
+from simspine_jax.kinematics.lumbar import free_lumbar, rhythm_residual, rhythm_stiffness
+from simspine_jax.kinematics.model import SpineModel
+from simspine_jax.kinematics.residuals import Residual
+from simspine_jax.pipeline.ik import Progress, padded_size, quick_to_compile
+from simspine_jax.pipeline.options import SimulationOptions
+
+CLIP_FRAMES = 512
+OVERLAP_FRAMES = 48
+"""A second at 50 Hz: where it was halved, seams of a tenth of a millimetre began to show."""
+
+CPU_CLIPS, ACCELERATOR_CLIPS = 4, 64
+"""Clips in one call on each device."""
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """What a trial's inverse kinematics aims at: markers in the model's order, NaN where missing."""
+
+    markers: NDArray[np.float64]  # [T K 3] m, the model's ground frame
+    weights: NDArray[np.float64]  # [T K]
+    rate_hz: float
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """Free coordinates of one trial."""
+
+    q: NDArray[np.float64]  # [T Q]; NaN without a pose
+    status: NDArray[np.int64]  # [T] an IKStatus
+
+    @property
+    def has_pose(self) -> NDArray[np.bool_]:
+        """[T] frames with a pose."""
+        return np.asarray(np.isfinite(self.q).all(axis=1))
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """Frames ``first`` to ``end`` of a trial, of which those from ``keep`` to ``stop`` are taken."""
+
+    trial: int
+    first: int
+    end: int
+    keep: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class _Static:
+    """What a solve is compiled for."""
+
+    setup: IKSetup | None
+    residuals: tuple[Residual, ...]
+    smooth: bool
+    devices: int
+
+
+def treated_model(model: SpineModel, options: SimulationOptions) -> tuple[SpineModel, tuple[Residual, ...]]:
+    """The model with the wanted treatment of its lumbar joints, and the pull toward their rhythm.
+
+    Raises:
+        UnsupportedModelError: the lumbar joints are to be free and the model has none that are coupled.
+    """
+    if options.lumbar == "coupled":
+        return model, ()
+    stiffness = options.stiffness
+    if stiffness is None:
+        stiffness = rhythm_stiffness(model, marker_std=max(options.prior_marker_std_m, 1e-6))
+    return free_lumbar(model), (rhythm_residual(model, stiffness),)
+
+
+def marker_weights(model: SpineModel, options: SimulationOptions) -> NDArray[np.float64]:
+    """[K] weights of the model's markers."""
+    weights = np.ones(model.n_markers)
+    for name, weight in options.weights:
+        weights[model.marker_indices([name])] = weight
+    return weights
+
+
+def solve_trials(
+    model: SpineModel,
+    trials: Sequence[Targets],
+    scale_factors: Float[Array, "B #3"] | None,
+    options: SimulationOptions,
+    *,
+    progress: Progress | None = None,
+) -> list[Motion]:
+    """Solves all trials of a subject; ``model`` and the residuals are `treated_model`'s.
+
+    Frames of one trial are tied by the options' penalties; with coordinate tasks each frame is OpenSim's
+    objective.
+    """
+    treated, residuals = treated_model(model, options)
+    n_devices = len(jax.devices())
+    setup = _opensim_objective(model, options) if options.coordinate_tasks else None
+    static = _Static(setup, residuals, options.smooths, n_devices)
+    prior = None
+    if setup is None:
+        prior = Prior(options.prior_marker_std_m, options.prior_coordinate_std)
+    factors = jnp.ones((len(model.body_names), 3)) if scale_factors is None else scale_factors
+    dtype = treated.dtype
+    present = [np.isfinite(t.markers).all(axis=-1) & (t.weights > 0) for t in trials]
+    least = int(needed_markers(treated, np.concatenate(present)))
+    motions = [
+        Motion(np.full((len(t.markers), treated.n_free), np.nan), np.full(len(t.markers), 2)) for t in trials
+    ]
+    total, done = sum(len(t.markers) for t in trials), 0
+    for clips, size in _batches(trials, n_devices, overlap=options.smooths):
+        markers, weights, lengths = map(jnp.asarray, _stacked(trials, clips, size, n_devices, dtype))
+        smoothing = Smoothing(options.velocity, options.acceleration, trials[clips[0].trial].rate_hz)
+        q, status = _solver(static)(
+            treated, markers, weights, lengths, jnp.asarray(factors, dtype),
+            jax.tree.map(lambda x: jnp.asarray(x, dtype), (prior, smoothing)), jnp.asarray(least),
+        )  # fmt: skip
+        _keep(motions, clips, np.asarray(q, np.float64), np.asarray(status))
+        done += sum(clip.stop - clip.keep for clip in clips)
+        if progress is not None:
+            progress(done, total)
+    return motions
+
+
+def _opensim_objective(model: SpineModel, options: SimulationOptions) -> IKSetup:
+    weights = marker_weights(model, options)
+    return IKSetup(
+        tuple(MarkerTask(name, float(w)) for name, w in zip(model.marker_names, weights, strict=True)),
+        tuple(
+            CoordinateTask(task.coordinate, task.weight, value_type="manual_value", value=task.target)
+            for task in options.coordinate_tasks
+            if task.coordinate in model.coordinate_names
+        ),
+    )
+
+
+def _cut(trial: int, n_frames: int, overlap: int) -> list[_Clip]:
+    if n_frames <= CLIP_FRAMES:
+        return [_Clip(trial, 0, n_frames, 0, n_frames)]
+    step = CLIP_FRAMES - 2 * overlap
+    return [
+        _Clip(trial, max(0, keep - overlap), min(n_frames, keep + step + overlap), keep,
+              min(n_frames, keep + step))
+        for keep in range(0, n_frames, step)
+    ]  # fmt: skip
+
+
+def _batches(
+    trials: Sequence[Targets], n_devices: int, *, overlap: bool
+) -> Iterator[tuple[list[_Clip], int]]:
+    """Clips of one padded size and rate, as many as fit in a call."""
+    alike: dict[tuple[int, float], list[_Clip]] = {}
+    for index, trial in enumerate(trials):
+        count = len(trial.markers)
+        size = CLIP_FRAMES if count > CLIP_FRAMES else padded_size(count)
+        clips = _cut(index, count, OVERLAP_FRAMES if overlap else 0)
+        alike.setdefault((size, trial.rate_hz), []).extend(clips)
+    step = _clips_each() * n_devices
+    for (size, _), clips in alike.items():
+        for start in range(0, len(clips), step):
+            yield clips[start : start + step], size
+
+
+def _clips_each() -> int:
+    return CPU_CLIPS if jax.default_backend() == "cpu" else ACCELERATOR_CLIPS
+
+
+def _stacked(
+    trials: Sequence[Targets], clips: Sequence[_Clip], size: int, n_devices: int, dtype: jnp.dtype
+) -> tuple[NDArray, NDArray, NDArray]:
+    """Markers ``[C S K 3]``, weights ``[C S K]`` and lengths ``[C]``; C is a power of two a device."""
+    a_device = -(-len(clips) // n_devices)
+    count = n_devices * min(_clips_each(), 1 << (a_device - 1).bit_length())
+    n_markers = trials[0].markers.shape[1]
+    markers = np.full((count, size, n_markers, 3), np.nan, dtype)
+    weights = np.zeros((count, size, n_markers), dtype)
+    lengths = np.zeros(count, np.int32)
+    for row, clip in enumerate(clips):
+        n = clip.end - clip.first
+        markers[row, :n] = trials[clip.trial].markers[clip.first : clip.end]
+        weights[row, :n] = trials[clip.trial].weights[clip.first : clip.end]
+        lengths[row] = n
+    return markers, weights, lengths
+
+
+def _keep(motions: list[Motion], clips: Sequence[_Clip], q: NDArray, status: NDArray) -> None:
+    for row, clip in enumerate(clips):
+        source = slice(clip.keep - clip.first, clip.stop - clip.first)
+        motions[clip.trial].q[clip.keep : clip.stop] = q[row, source]
+        motions[clip.trial].status[clip.keep : clip.stop] = status[row, source]
+
+
+@cache
+def _solver(static: _Static) -> Callable[..., tuple[Array, Int[Array, "C T"]]]:
+    """The solve of one batch of clips as one program, its clips spread over the devices."""
+
+    def solve(model, markers, weights, lengths, factors, pulls, least):
+        prior, smoothing = pulls
+        found = solve_ik(
+            model, markers,
+            weights=None if static.setup is not None else weights,
+            setup=static.setup,
+            prior=prior,
+            scale_factors=factors,
+            residuals=static.residuals,
+            smoothing=smoothing if static.smooth else None,
+            lengths=lengths if static.smooth else None,
+            min_markers=least,
+        )  # fmt: skip
+        posed = found.status != IKStatus.TOO_FEW_MARKERS
+        return jnp.where(posed[..., None], found.q, jnp.nan), found.status
+
+    if static.devices == 1:
+        return quick_to_compile(solve)
+    mesh = Mesh(np.array(jax.devices()), ("clips",))
+    clips, same = PartitionSpec("clips"), PartitionSpec()
+    spread = jax.shard_map(
+        solve,
+        mesh=mesh,
+        in_specs=(same, clips, clips, clips, same, same, same),
+        out_specs=(clips, clips),
+        check_vma=False,
+    )
+    return partial(jax.jit(spread))

@@ -1,0 +1,518 @@
+"""The simulation of one subject in memory: pictures' keypoints to vertebrae, stage by stage.
+
+Triangulation, gaps and filter, scaling, inverse kinematics, forward kinematics, quality: each stage is a
+function of the one before (SIMSPINE, section 3.1 and Figure 2), and each can be called alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from simspine_jax import signal
+from simspine_jax.annotations import Outcome, QualityEvent, SpineTrial
+from simspine_jax.arrays import Array, Float
+from simspine_jax.errors import ShapeError, SimspineError
+from simspine_jax.geometry.cameras import Cameras
+from simspine_jax.geometry.frames import zup_to_yup
+from simspine_jax.geometry.triangulation import Triangulated, triangulate_robust, triangulate_weighted
+from simspine_jax.io import MarkerTrajectory
+from simspine_jax.kinematics.curvature import (
+    Curvature,
+    body_curvature,
+    keypoint_curvature,
+    vertebral_rotations,
+)
+from simspine_jax.kinematics.forward import expand_coordinates, forward_kinematics
+from simspine_jax.kinematics.model import SpineModel
+from simspine_jax.kinematics.scaling import (
+    DEFAULT_MASS_KG,
+    GENERIC_HEIGHT_M,
+    PAPER_MEASUREMENTS,
+    ScaleStatus,
+    estimate_height,
+    scale_factors,
+    shrink_to_stature,
+)
+from simspine_jax.merging import merge_markers
+from simspine_jax.pipeline.ik import Progress, padded_size
+from simspine_jax.pipeline.official import blend_chain
+from simspine_jax.pipeline.options import SimulationOptions
+from simspine_jax.pipeline.solving import Motion, Targets, marker_weights, solve_trials, treated_model
+from simspine_jax.quality import QualityLimits, assess
+from simspine_jax.skeleton import AXIS_NAMES, KEYPOINT_NAMES, TRC_NAMES
+
+BLOCK_FRAMES = 4096
+"""Frames that are triangulated, or put through forward kinematics, at a time; shorter trials are padded."""
+
+SCALING_FRAMES = 4096
+"""Frames of a subject that scaling looks at, in equal stretches of all its trials."""
+
+MASS_INDEX = 21.75
+"""kg/m^2, the middle of the range that the World Health Organization calls normal: where no mass is given."""
+
+FACE = ("left_eye", "right_eye", "left_ear", "right_ear")
+"""Keypoints without a marker on the model; they are carried by its head."""
+
+_FACE_IDS = tuple(KEYPOINT_NAMES.index(name) for name in FACE)
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """Detected keypoints of one trial in calibrated cameras, in the vocabulary's order; NaN where missing."""
+
+    cameras: Cameras
+    keypoints: NDArray[np.float64]  # [T V 37 2] px
+    confidence: NDArray[np.float64]  # [T V 37]
+
+
+@dataclass(frozen=True, eq=False)
+class TrialInput:
+    """What is known of a trial: views, body markers (metres, Y up), or both."""
+
+    action: str
+    times: NDArray[np.float64]  # [T] s, of the views, or else of the markers
+    rate_hz: float
+    views: Views | None = None
+    markers: MarkerTrajectory | None = None
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.views is None and self.markers is None:
+            raise SimspineError(
+                f"Trial '{self.action}' has neither keypoints nor markers; it needs one of both"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Marker positions of one trial, in the model's ground frame (Y up), metres; NaN where missing."""
+
+    names: tuple[str, ...]
+    times: NDArray[np.float64]  # [T] s
+    rate_hz: float
+    positions: NDArray[np.float64]  # [T K 3]
+    confidence: NDArray[np.float64]  # [T K] 0 to 1; 0 where missing
+    triangulated: NDArray[np.float64] | None = None  # [T 37 3]
+    triangulated_confidence: NDArray[np.float64] | None = None  # [T 37]
+    reprojection_px: NDArray[np.float64] | None = None  # [T V 37]
+    optical: bool = False
+    events: tuple[QualityEvent, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class SubjectSize:
+    """How the generic model is made the subject's."""
+
+    scale_factors: NDArray[np.float64]  # [B 3]
+    height_m: float
+    mass_kg: float
+    ratios: tuple[tuple[str, float | None], ...] = ()  # measured, by measurement
+
+
+# --- points ----------------------------------------------------------------------------------------------
+
+
+def find_points(trial: TrialInput, options: SimulationOptions) -> Points:
+    """A trial's marker positions, short gaps filled and filtered as the options say."""
+    markers = trial.markers
+    if trial.views is not None:
+        points = _triangulate(trial, trial.views, options)
+        if markers is not None:
+            points = _merge(points, markers, f"the keypoints of {trial.source or trial.action}")
+    else:
+        assert markers is not None  # TrialInput sees to it
+        present = np.isfinite(markers.positions).all(axis=-1).astype(float)
+        points = Points(markers.names, markers.times, markers.rate, markers.positions, present, optical=True)
+    return clean(points, options)
+
+
+def _triangulate(trial: TrialInput, views: Views, options: SimulationOptions) -> Points:
+    method = triangulate_robust if options.triangulation == "robust" else triangulate_weighted
+    parts = [
+        _numpy(method(views.cameras, keypoints, confidence), count)
+        for (keypoints, confidence), count in _blocks(views.keypoints, views.confidence)
+    ]
+    points, covers, seen, error = (np.concatenate(values) for values in zip(*parts, strict=True))
+    positions = np.asarray(zup_to_yup(points), np.float64)  # type: ignore[arg-type]
+    used = np.where(covers, np.nan_to_num(views.confidence), 0)
+    confidence = np.clip(used.sum(axis=1) / np.maximum(covers.sum(axis=1), 1), 0, 1) * seen
+    return Points(TRC_NAMES, trial.times, trial.rate_hz, positions, confidence, positions, confidence, error)
+
+
+def _numpy(found: Triangulated, count: int) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    points: NDArray[np.float64] = np.asarray(found.points, np.float64)[:count]
+    views = np.asarray(found.views)[:count]
+    error = np.asarray(found.reprojection_px, np.float64)[:count]
+    seen: NDArray[np.bool_] = np.asarray(np.isfinite(points).all(axis=-1))
+    return points, views, seen, error
+
+
+def _blocks(*arrays: NDArray):
+    """The arrays' frames in blocks of few sizes, padded with NaN; with each block's own number of frames."""
+    total = len(arrays[0])
+    for start in range(0, total, BLOCK_FRAMES):
+        count = min(BLOCK_FRAMES, total - start)
+        size = BLOCK_FRAMES if total > BLOCK_FRAMES else padded_size(count)
+        padded = []
+        for array in arrays:
+            block = np.full((size, *array.shape[1:]), np.nan, array.dtype)
+            block[:count] = array[start : start + count]
+            padded.append(jnp.asarray(block))
+        yield tuple(padded), count
+
+
+def _merge(points: Points, body: MarkerTrajectory, source: str) -> Points:
+    """Body markers and triangulated keypoints as one set, on the clock and in the frame of the markers."""
+    spine = MarkerTrajectory(points.names, points.times, points.positions, points.rate_hz, source)
+    merged = merge_markers(body, spine, spine_confidence=points.confidence)
+    times = merged.markers.times
+    nearest = np.abs(times[:, None] - points.times).argmin(axis=1) if len(times) else np.zeros(0, int)
+    views = (points.triangulated, points.triangulated_confidence, points.reprojection_px)
+    triangulated, confidence, error = (None if x is None else x[nearest] for x in views)
+    return Points(
+        merged.markers.names, times, merged.markers.rate, merged.markers.positions, merged.confidence,
+        triangulated, confidence, error, optical=True,
+    )  # fmt: skip
+
+
+def clean(points: Points, options: SimulationOptions) -> Points:
+    """Short gaps interpolated, and the filter of the options over each run without gaps."""
+    n_frames, rate_hz = len(points.positions), points.rate_hz
+    size = padded_size(n_frames)
+    padded = np.full((size, *points.positions.shape[1:]), np.nan)
+    padded[:n_frames] = points.positions
+    values = jnp.asarray(padded)
+    present = jnp.broadcast_to(jnp.isfinite(values).all(axis=-1, keepdims=True), values.shape)
+    before = np.asarray(present)[:n_frames, :, 0]
+    values, present = signal.fill_gaps(values, present, max_gap=jnp.asarray(int(options.max_gap_s * rate_hz)))
+    if options.marker_cutoff_hz:
+        values = signal.lowpass(values, present, rate_hz=rate_hz, cutoff_hz=options.marker_cutoff_hz)
+    after = np.asarray(present)[:n_frames, :, 0]
+    filled = after & ~before
+    confidence = _fill_down(points.confidence, filled)
+    return replace(
+        points,
+        positions=np.asarray(values, np.float64)[:n_frames],
+        confidence=confidence,
+        events=(*points.events, *_gap_events(points.names, filled, ~after, rate_hz)),
+    )
+
+
+def _fill_down(confidence: NDArray[np.float64], filled: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """What is interpolated is half as sure as the marker is on average."""
+    known = np.where(filled, 0, confidence)
+    mean = known.sum(axis=0) / np.maximum((known > 0).sum(axis=0), 1)
+    return np.where(filled, 0.5 * mean, confidence)
+
+
+def _gap_events(
+    names: Sequence[str], filled: NDArray[np.bool_], missing: NDArray[np.bool_], rate_hz: float
+) -> list[QualityEvent]:
+    events = []
+    findings: tuple[tuple[NDArray[np.bool_], Outcome, str], ...] = (
+        (filled, "repaired", "short gap interpolated"),
+        (missing, "dropped", "missing"),
+    )
+    for mask, outcome, reason in findings:
+        for k, name in enumerate(names):
+            edges = np.diff(np.concatenate([[0], mask[:, k].astype(int), [0]]))
+            for first, end in zip(np.flatnonzero(edges > 0), np.flatnonzero(edges < 0), strict=True):
+                length = float((end - first) / rate_hz)
+                events.append(
+                    QualityEvent("signal", int(first), int(end - 1), name, reason, outcome, length, None, "s")
+                )
+    return events
+
+
+# --- scaling ---------------------------------------------------------------------------------------------
+
+
+def find_size(
+    model: SpineModel,
+    trials: Sequence[Points],
+    options: SimulationOptions,
+    *,
+    height_m: float | None = None,
+    mass_kg: float | None = None,
+) -> SubjectSize:
+    """Scale factors, height and mass of a subject from all its trials, or from its static trial alone.
+
+    Raises:
+        SimspineError: no measurement can be taken in these trials and no height is given.
+    """
+    n_bodies = len(model.body_names)
+    if not options.scale:
+        mass = mass_kg or options.mass_kg or DEFAULT_MASS_KG
+        return SubjectSize(np.ones((n_bodies, 3)), height_m or GENERIC_HEIGHT_M, mass)
+    names = trials[0].names
+    same = [points for points in trials if points.names == names]
+    found = scale_factors(model, jnp.asarray(_stretches(same), model.dtype), names, symmetric=True)
+    spread = options.optical_std_m if trials[0].optical else options.marker_std_m
+    stature = None if height_m is None else height_m / GENERIC_HEIGHT_M
+    if stature is None and not (np.asarray(found.status) == ScaleStatus.MEASURED).any():
+        raise SimspineError(
+            "No pair of markers that scaling measures is ever seen together; valid are trials that show "
+            "shoulders and hips, or a given height"
+        )
+    factors = found.factors
+    if spread > 0:
+        factors = shrink_to_stature(model, found, PAPER_MEASUREMENTS, marker_std_m=spread, stature=stature)
+    height = float(estimate_height(model, factors)) if height_m is None else height_m
+    mass = mass_kg or options.mass_kg or MASS_INDEX * height**2
+    ratios = zip(found.measurement_names, np.asarray(found.ratios, float), strict=True)
+    return SubjectSize(
+        np.asarray(factors, np.float64), height, mass,
+        tuple((name, float(r) if np.isfinite(r) else None) for name, r in ratios),
+    )  # fmt: skip
+
+
+def _stretches(trials: Sequence[Points]) -> NDArray[np.float64]:
+    """Frames of all trials with gaps between them, no more than `SCALING_FRAMES`, padded to few sizes."""
+    each = max(SCALING_FRAMES // len(trials) - 1, 2)
+    rows = []
+    for points in trials:
+        start = max(0, (len(points.positions) - each) // 2)
+        rows += [points.positions[start : start + each], np.full((1, *points.positions.shape[1:]), np.nan)]
+    joined = np.concatenate(rows)[:-1]
+    padded = np.full((padded_size(len(joined)), *joined.shape[1:]), np.nan)
+    padded[: len(joined)] = joined
+    return padded
+
+
+# --- poses -----------------------------------------------------------------------------------------------
+
+
+def targets_of(model: SpineModel, points: Points, rate_hz: float, options: SimulationOptions) -> Targets:
+    """A trial's points as the model's markers, with their weights.
+
+    Raises:
+        SimspineError: model and points share fewer than three markers.
+    """
+    shared = [name for name in model.marker_names if name in points.names]
+    if len(shared) < 3:
+        raise SimspineError(
+            f"The trial and the model {model.name} share {len(shared)} markers and at least 3 are needed; "
+            f"the trial has: {', '.join(points.names[:60])}"
+        )
+    markers = np.full((len(points.positions), model.n_markers, 3), np.nan)
+    confidence = np.zeros(markers.shape[:2])
+    here, there = model.marker_indices(shared), [points.names.index(name) for name in shared]
+    markers[:, here], confidence[:, here] = points.positions[:, there], points.confidence[:, there]
+    weights = np.broadcast_to(marker_weights(model, options), confidence.shape)
+    return Targets(
+        markers, weights * confidence if options.use_confidence else weights.copy(), points.rate_hz
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Outputs:
+    """What forward kinematics says of each frame."""
+
+    coordinates: Array  # [T C]
+    markers: Array  # [T M 3]
+    head: Array  # [T 3]
+    head_rotation: Array  # [T 3 3]
+    rotations: Array  # [T L 3]
+    curvature: Curvature
+
+
+@jax.jit
+def _outputs(model: SpineModel, q: Float[Array, "T Q"], factors: Float[Array, "B 3"]) -> _Outputs:
+    poses = forward_kinematics(model, q, scale_factors=factors)
+    head = model.body_names.index("head")
+    return _Outputs(
+        expand_coordinates(model, q),
+        poses.markers,
+        poses.body_positions[:, head],
+        poses.body_rotations[:, head],
+        vertebral_rotations(model.body_names, poses.body_rotations),
+        body_curvature(model.body_names, poses.body_rotations),
+    )
+
+
+def pose_outputs(model: SpineModel, q: NDArray[np.float64], factors: NDArray[np.float64]) -> _Outputs:
+    """`_outputs` of a whole trial as NumPy arrays, frames without a pose NaN."""
+    held = jnp.asarray(factors, model.dtype)
+    parts = []
+    for (block,), count in _blocks(np.asarray(q, np.dtype(model.dtype))):
+        found = _outputs(model, block, held)
+        parts.append(jax.tree.map(lambda x, n=count: np.asarray(x, np.float64)[:n], found))
+    return jax.tree.map(lambda *values: np.concatenate(values), *parts)
+
+
+def annotate(
+    model: SpineModel,
+    subject: str,
+    trial: TrialInput,
+    points: Points,
+    targets: Targets,
+    motion: Motion,
+    size: SubjectSize,
+    options: SimulationOptions,
+    limits: QualityLimits | None = None,
+) -> SpineTrial:
+    """Vertebrae, keypoints, curvature and quality of a solved trial; ``model`` is `treated_model`'s."""
+    first = pose_outputs(model, motion.q, size.scale_factors)
+    residuals = np.linalg.norm(first.markers - targets.markers, axis=-1)
+    face = place_face(first, points)
+    keypoints = keypoints_of(model, first, face)
+    curvature = _curvature(keypoints)
+    limits = replace(limits or QualityLimits(), fill_seconds=options.max_gap_s)
+    judged = assess(
+        model, points.times, motion.q,
+        has_pose=motion.has_pose, residuals=residuals, weights=targets.weights, curvature=curvature,
+        limits=limits,
+    )  # fmt: skip
+    q = _filtered(judged.q, points.rate_hz, options)
+    last = pose_outputs(model, q, size.scale_factors)
+    keypoints = keypoints_of(model, last, face)
+    if options.blend and points.triangulated is not None:
+        keypoints = _filtered(keypoints, points.rate_hz, options)
+        keypoints = blend_chain(
+            keypoints, _filtered(points.triangulated, points.rate_hz, options), options.blend
+        )
+    curvature = _curvature(keypoints)
+    return SpineTrial(
+        subject=subject,
+        action=trial.action,
+        times=points.times,
+        rate_hz=points.rate_hz,
+        keypoints=keypoints,
+        coordinates=_axes(model, np.asarray(last.coordinates)),
+        quality=judged.quality,
+        triangulated=points.triangulated,
+        confidence=points.triangulated_confidence,
+        camera_names=() if trial.views is None else tuple(trial.views.cameras.names),
+        reprojection_px=points.reprojection_px,
+        marker_names=model.marker_names,
+        residuals=residuals,
+        vertebral_rotations=np.asarray(last.rotations),
+        lordosis=np.asarray(curvature.lordosis),
+        kyphosis=np.asarray(curvature.kyphosis),
+        body_lordosis=np.asarray(last.curvature.lordosis),
+        body_kyphosis=np.asarray(last.curvature.kyphosis),
+        events=(*points.events, *judged.events),
+        source=trial.source,
+    )
+
+
+def _axes(model: SpineModel, coordinates: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The model's coordinates in the order of `AXIS_NAMES`; NaN for axes that it lacks."""
+    axes = np.full((len(coordinates), len(AXIS_NAMES)), np.nan)
+    for column, name in enumerate(AXIS_NAMES):
+        if name in model.coordinate_names:
+            axes[:, column] = coordinates[:, model.coordinate_names.index(name)]
+    return axes
+
+
+def _filtered(values: NDArray[np.float64], rate_hz: float, options: SimulationOptions) -> NDArray[np.float64]:
+    """The zero-phase filter over results, where the options have one."""
+    if not options.output_cutoff_hz:
+        return values
+    present = jnp.asarray(np.isfinite(values))
+    smooth = signal.lowpass(
+        jnp.asarray(values), present,
+        rate_hz=rate_hz, cutoff_hz=options.output_cutoff_hz, order=options.output_order,
+    )  # fmt: skip
+    return np.asarray(smooth, np.float64)
+
+
+def place_face(poses: _Outputs, points: Points) -> NDArray[np.float64]:
+    """[4 3] eyes and ears in the head's frame: medians over the trial; NaN for those never seen."""
+    if points.triangulated is None:
+        return np.full((len(FACE), 3), np.nan)
+    seen = points.triangulated[:, list(_FACE_IDS)] - poses.head[:, None]
+    local = np.einsum("tji,tkj->tki", poses.head_rotation, seen)
+    known = np.isfinite(local).any(axis=(0, 2))
+    face = np.full((len(FACE), 3), np.nan)
+    face[known] = np.nanmedian(local[:, known], axis=0)
+    return face
+
+
+def keypoints_of(model: SpineModel, poses: _Outputs, face: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[T 37 3] the model's virtual markers, and eyes and ears on its head; NaN where it has no marker."""
+    keypoints = np.full((len(poses.markers), len(TRC_NAMES), 3), np.nan)
+    for i, name in enumerate(TRC_NAMES):
+        if name in model.marker_names:
+            keypoints[:, i] = poses.markers[:, model.marker_names.index(name)]
+    keypoints[:, list(_FACE_IDS)] = poses.head[:, None] + np.einsum("tij,kj->tki", poses.head_rotation, face)
+    return keypoints
+
+
+def _curvature(keypoints: NDArray[np.float64]) -> Curvature:
+    parts = [
+        jax.tree.map(lambda x, n=count: np.asarray(x, np.float64)[:n], _keypoint_curvature(block))
+        for (block,), count in _blocks(keypoints)
+    ]
+    return jax.tree.map(lambda *values: np.concatenate(values), *parts)
+
+
+_keypoint_curvature = jax.jit(keypoint_curvature)
+
+
+# --- all of it -------------------------------------------------------------------------------------------
+
+
+def simulate_trials(
+    model: SpineModel,
+    subject: str,
+    trials: Sequence[TrialInput],
+    points: Sequence[Points],
+    size: SubjectSize,
+    options: SimulationOptions,
+    *,
+    limits: QualityLimits | None = None,
+    progress: Progress | None = None,
+) -> list[SpineTrial]:
+    """Inverse kinematics of these trials together, then vertebrae and quality of each."""
+    treated, _ = treated_model(model, options)
+    targets = [targets_of(model, p, options) for p in points]
+    motions = solve_trials(model, targets, jnp.asarray(size.scale_factors), options, progress=progress)
+    return [
+        annotate(treated, subject, *one, size, options, limits)
+        for one in zip(trials, points, targets, motions, strict=True)
+    ]
+
+
+def simulate_subject(
+    model: SpineModel,
+    subject: str,
+    trials: Sequence[TrialInput],
+    options: SimulationOptions,
+    *,
+    static: TrialInput | None = None,
+    height_m: float | None = None,
+    mass_kg: float | None = None,
+    limits: QualityLimits | None = None,
+    progress: Progress | None = None,
+) -> tuple[SubjectSize, list[SpineTrial]]:
+    """All stages for one subject, without files.
+
+    Args:
+        model: the generic model with its markers, or the subject's own with ``options.scale`` off.
+        subject: the name to give to the annotations.
+        trials: of this subject.
+        options: see `pipeline.options.PRESETS`.
+        static: a trial to scale by; default: all trials.
+        height_m: known height; default: from the markers.
+        mass_kg: known mass; default: the options', or from the height.
+        limits: of quality.
+        progress: told the frames done and all frames, during inverse kinematics.
+
+    Raises:
+        SimspineError: there are no trials, or their data don't do.
+    """
+    if not trials:
+        raise ShapeError(f"Subject {subject} has no trials")
+    points = [find_points(trial, options) for trial in trials]
+    measured = points if static is None else [find_points(static, options)]
+    size = find_size(model, measured, options, height_m=height_m, mass_kg=mass_kg)
+    done = simulate_trials(model, subject, trials, points, size, options, limits=limits, progress=progress)
+    return size, done
