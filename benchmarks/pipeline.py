@@ -10,6 +10,7 @@ from functools import partial
 from benchmarks.metrics import Metric, Suite, Workload, late
 
 _geometry = partial(late, "pipeline_geometry")
+_system = partial(late, "pipeline_system")
 
 # Tolerances: as in the suite ``kinematics``.
 _ROUNDING, _TIMES, _SOLVED = 4.0, 0.25, 0.1
@@ -35,6 +36,27 @@ METRICS = (
     _error("detector_noise_mpjpe_mm", "mm", None, None, f"{_FITTED}, all keypoints."),
     _error("detector_noise_mpjpe_mm/*", "mm", None, None, f"{_FITTED}; detector and region in the key."),
     _error("detector_noise_size", "1", None, None, "Size that a new fit to the paper's mean error gives it."),
+    _error("oracle_mpjpe_mm", "mm", _ROUNDING, 0.05, "Error of the chain on exact pictures, size known."),
+    _error("oracle_axis_max_deg", "deg", _ROUNDING, 0.01, "Largest error of an observable axis there."),
+    _error("spine_mpjpe_mm", "mm", _SOLVED, None, "Mean error of the 15 spine keypoints after the model."),
+    _error("spine_mpjpe_mm_triangulated", "mm", None, None, "The same of the triangulated points."),
+    _error("spine_mpjpe_mm_official", "mm", None, None, "The same of the official preset."),
+    _error("spine_mpjpe_ratio", "ratio", _SOLVED, 0.6, "After the model over triangulated."),
+    _error("mpjpe_mm/*", "mm", None, None, "Mean error by method and region, and of the spine by action."),
+    _error("lumbar_flexion_rms_deg", "deg", _SOLVED, 3.0, "RMS error of the worst lumbar flexion angle."),
+    _error("lumbar_flexion_rms_deg_official", "deg", None, None, "The same of the official preset."),
+    Metric("pipeline/lumbar_flexion_correlation", "1", "higher", None, None, "L5-S1 flexion with the truth."),
+    Metric("pipeline/lumbar_flexion_correlation_official", "1", "higher", None, None, "Likewise, official."),
+    _error("lordosis_mean_deg", "deg", None, None, "Mean lumbar lordosis, L1-S1, of usable frames."),
+    _error("kyphosis_mean_deg", "deg", None, None, "Mean thoracic kyphosis, T3-T12, of usable frames."),
+    Metric(
+        "pipeline/frames_per_s", "1/s", "higher", None, None, "The whole chain without files.", is_timing=True
+    ),
+    _speedup("chain_vs_clip_ik", 0.6, "Rate of the chain over that of its whole-clip solve."),
+    _error("seam_max_mm", "mm", None, 0.1, "Markers of a long trial in clips against one clip."),
+    Metric(
+        "pipeline/kills_survived", "1", "higher", 0.0, 20.0, "Killed runs that resumed to the same bytes."
+    ),
 )
 
 
@@ -54,6 +76,24 @@ WORKLOADS = (
         "detector_noise_mpjpe_mm/*",
         "detector_noise_size",
     ),
+    _workload(_system("oracle"), "oracle_mpjpe_mm", "oracle_axis_max_deg"),
+    _workload(
+        _system("accuracy"),
+        "spine_mpjpe_mm",
+        "spine_mpjpe_mm_triangulated",
+        "spine_mpjpe_mm_official",
+        "spine_mpjpe_ratio",
+        "mpjpe_mm/*",
+        "lumbar_flexion_rms_deg",
+        "lumbar_flexion_rms_deg_official",
+        "lumbar_flexion_correlation",
+        "lumbar_flexion_correlation_official",
+        "lordosis_mean_deg",
+        "kyphosis_mean_deg",
+    ),
+    _workload(_system("throughput"), "frames_per_s", "chain_vs_clip_ik"),
+    _workload(_system("seams"), "seam_max_mm"),
+    _workload(_system("kills"), "kills_survived"),
 )
 
 SUITE = Suite("pipeline", METRICS, WORKLOADS, late("workplace", "Workplace"))

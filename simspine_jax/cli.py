@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simspine_jax import __version__
+from simspine_jax.cli_simulation import add_simulate_arguments, add_validate_arguments, simulate, validate
 from simspine_jax.errors import FileFormatError, SimspineError
 
 if TYPE_CHECKING:
@@ -89,7 +90,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"simspine {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_add_convert, _add_ik, _add_fk, _add_motion, _add_view, _add_demo):
+    for add in (
+        _add_convert, _add_ik, _add_fk, _add_motion, _add_view, _add_simulate, _add_validate, _add_demo,
+    ):  # fmt: skip
         add(commands)
     return parser
 
@@ -266,6 +269,28 @@ def _add_view(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     where.add_argument("-o", "--output", type=Path, metavar="HTML", help="one page that needs no server")
     where.add_argument("--serve", action="store_true", help="serve a live page until Ctrl-C")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"with --serve ({DEFAULT_PORT})")
+
+
+def _add_simulate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _command(
+        commands,
+        "simulate",
+        run_simulate,
+        "turn keypoints of calibrated cameras, or body markers, into spine annotations, resuming",
+        "simspine simulate --keypoints pose/ --calibration Calib.toml --rate 60 --report --out results",
+    )
+    add_simulate_arguments(parser)
+
+
+def _add_validate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _command(
+        commands,
+        "validate",
+        run_validate,
+        "draw the paper's figures and tables of curvature and range of motion for any annotations",
+        "simspine validate results -o validation",
+    )
+    add_validate_arguments(parser)
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -627,6 +652,18 @@ def run_view(arguments: argparse.Namespace) -> int:
         q, meshes = jnp.asarray(motion.q), loaded.sidecar
         serve(model, q, shown, rate_hz=motion.rate_hz, meshes=meshes, port=arguments.port)
     return 0
+
+
+def run_simulate(arguments: argparse.Namespace) -> int:
+    """Simulates all trials that are not complete."""
+    with _precision(arguments.precision):
+        return BAD_INPUT if simulate(arguments, _bars, _note) else 0
+
+
+def run_validate(arguments: argparse.Namespace) -> int:
+    """Draws and tabulates a set of annotations."""
+    with _precision(64):
+        return validate(arguments)
 
 
 def run_demo(arguments: argparse.Namespace) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import subprocess
@@ -17,14 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import simspine_jax as ssj
-from simspine_jax.assets import PACKAGE, PACKAGE_VERSION, cache_folder, geometry_path, spine_model_path
+from simspine_jax.assets import PACKAGE, PACKAGE_VERSION, spine_model_path
 from simspine_jax.errors import MissingDependencyError
 from simspine_jax.io import MarkerTrajectory, write_trc
-from simspine_jax.io.sidecar import VERSION
-from simspine_jax.kinematics.isolated import convert_isolated
-from simspine_jax.kinematics.model import CONVERTER_VERSION, SpineModel
+from simspine_jax.kinematics.model import SpineModel
 from simspine_jax.motions import Motion, read_motion, write_motion
 from simspine_jax.pipeline import IKOptions, LoadedModel, open_model, run_ik
+from simspine_jax.pipeline.spine import converted_spine
 from simspine_jax.skeleton import LUMBAR_LEVELS, OFFICIAL_MARKER_WEIGHTS, write_paper_marker_set
 from simspine_jax.viz.plots import plot_ik_summary
 from simspine_jax.viz.viewer import write_html
@@ -100,21 +98,6 @@ def run(out: Path, n_frames: int, seed: int) -> DemoResult:
     print(f"motion: {result.motion}")
     _show(loaded, truth, motion, out)
     return DemoResult(out, tuple(rows), result.seconds or 0.0)
-
-
-def converted_spine() -> Path:
-    """The spine model with the paper's markers and bones, converted once a machine."""
-    with tempfile.TemporaryDirectory() as folder:
-        markers = Path(folder) / "paper_markers.xml"
-        write_paper_marker_set(markers)
-        key = repr((PACKAGE_VERSION, VERSION, CONVERTER_VERSION, markers.read_bytes()))
-        name = f"spine-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-        target = cache_folder("models") / name / "spine.xml"
-        if not target.with_suffix(".json").exists():
-            source = spine_model_path()
-            print("converting the OpenSim model and its bones", flush=True)
-            convert_isolated(source, target, markers=markers, meshes=geometry_path())
-    return target
 
 
 def make_truth(model: SpineModel, n_frames: int, seed: int) -> Truth:

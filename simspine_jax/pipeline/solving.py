@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from numpy.typing import NDArray
 
-from simspine_jax.arrays import Array, Float, Int
+from simspine_jax.arrays import Array, Int
 from simspine_jax.io import IKSetup
 from simspine_jax.io.ik_setup import CoordinateTask, MarkerTask
 from simspine_jax.kinematics.clip import Smoothing
@@ -104,15 +104,29 @@ def marker_weights(model: SpineModel, options: SimulationOptions) -> NDArray[np.
 def solve_trials(
     model: SpineModel,
     trials: Sequence[Targets],
-    scale_factors: Float[Array, "B #3"] | None,
+    scale_factors: NDArray[np.float64] | None,
     options: SimulationOptions,
     *,
+    marker_offsets: NDArray[np.float64] | None = None,
+    clip_frames: int = CLIP_FRAMES,
     progress: Progress | None = None,
 ) -> list[Motion]:
-    """Solves all trials of a subject; ``model`` and the residuals are `treated_model`'s.
+    """Solves all trials of a subject.
 
     Frames of one trial are tied by the options' penalties; with coordinate tasks each frame is OpenSim's
     objective.
+
+    Args:
+        model: the generic model, its lumbar joints coupled.
+        trials: with markers in its order.
+        scale_factors: [B 3] of its bodies; None for ones.
+        options: weights, prior, penalties and the treatment of the lumbar joints.
+        marker_offsets: [M 3] m, in the bodies' frames.
+        clip_frames: longest clip that is solved as one.
+        progress: told frames done and all frames, batch by batch.
+
+    Returns:
+        for each trial the free coordinates of `treated_model`.
     """
     treated, residuals = treated_model(model, options)
     n_devices = len(jax.devices())
@@ -121,7 +135,8 @@ def solve_trials(
     prior = None
     if setup is None:
         prior = Prior(options.prior_marker_std_m, options.prior_coordinate_std)
-    factors = jnp.ones((len(model.body_names), 3)) if scale_factors is None else scale_factors
+    factors = np.ones((len(model.body_names), 3)) if scale_factors is None else scale_factors
+    offsets = np.zeros((model.n_markers, 3)) if marker_offsets is None else marker_offsets
     dtype = treated.dtype
     present = [np.isfinite(t.markers).all(axis=-1) & (t.weights > 0) for t in trials]
     least = int(needed_markers(treated, np.concatenate(present)))
@@ -129,11 +144,11 @@ def solve_trials(
         Motion(np.full((len(t.markers), treated.n_free), np.nan), np.full(len(t.markers), 2)) for t in trials
     ]
     total, done = sum(len(t.markers) for t in trials), 0
-    for clips, size in _batches(trials, n_devices, overlap=options.smooths):
+    for clips, size in _batches(trials, n_devices, clip_frames, overlap=options.smooths):
         markers, weights, lengths = map(jnp.asarray, _stacked(trials, clips, size, n_devices, dtype))
         smoothing = Smoothing(options.velocity, options.acceleration, trials[clips[0].trial].rate_hz)
         q, status = _solver(static)(
-            treated, markers, weights, lengths, jnp.asarray(factors, dtype),
+            treated, markers, weights, lengths, (jnp.asarray(factors, dtype), jnp.asarray(offsets, dtype)),
             jax.tree.map(lambda x: jnp.asarray(x, dtype), (prior, smoothing)), jnp.asarray(least),
         )  # fmt: skip
         _keep(motions, clips, np.asarray(q, np.float64), np.asarray(status))
@@ -155,10 +170,10 @@ def _opensim_objective(model: SpineModel, options: SimulationOptions) -> IKSetup
     )
 
 
-def _cut(trial: int, n_frames: int, overlap: int) -> list[_Clip]:
-    if n_frames <= CLIP_FRAMES:
+def _cut(trial: int, n_frames: int, longest: int, overlap: int) -> list[_Clip]:
+    if n_frames <= longest:
         return [_Clip(trial, 0, n_frames, 0, n_frames)]
-    step = CLIP_FRAMES - 2 * overlap
+    step = longest - 2 * overlap
     return [
         _Clip(trial, max(0, keep - overlap), min(n_frames, keep + step + overlap), keep,
               min(n_frames, keep + step))
@@ -167,14 +182,14 @@ def _cut(trial: int, n_frames: int, overlap: int) -> list[_Clip]:
 
 
 def _batches(
-    trials: Sequence[Targets], n_devices: int, *, overlap: bool
+    trials: Sequence[Targets], n_devices: int, longest: int, *, overlap: bool
 ) -> Iterator[tuple[list[_Clip], int]]:
     """Clips of one padded size and rate, as many as fit in a call."""
     alike: dict[tuple[int, float], list[_Clip]] = {}
     for index, trial in enumerate(trials):
         count = len(trial.markers)
-        size = CLIP_FRAMES if count > CLIP_FRAMES else padded_size(count)
-        clips = _cut(index, count, OVERLAP_FRAMES if overlap else 0)
+        size = longest if count > longest else padded_size(count)
+        clips = _cut(index, count, longest, OVERLAP_FRAMES if overlap else 0)
         alike.setdefault((size, trial.rate_hz), []).extend(clips)
     step = _clips_each() * n_devices
     for (size, _), clips in alike.items():
@@ -215,14 +230,15 @@ def _keep(motions: list[Motion], clips: Sequence[_Clip], q: NDArray, status: NDA
 def _solver(static: _Static) -> Callable[..., tuple[Array, Int[Array, "C T"]]]:
     """The solve of one batch of clips as one program, its clips spread over the devices."""
 
-    def solve(model, markers, weights, lengths, factors, pulls, least):
-        prior, smoothing = pulls
+    def solve(model, markers, weights, lengths, size, pulls, least):
+        (factors, offsets), (prior, smoothing) = size, pulls
         found = solve_ik(
             model, markers,
             weights=None if static.setup is not None else weights,
             setup=static.setup,
             prior=prior,
             scale_factors=factors,
+            marker_offsets=offsets,
             residuals=static.residuals,
             smoothing=smoothing if static.smooth else None,
             lengths=lengths if static.smooth else None,

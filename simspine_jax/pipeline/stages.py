@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,8 +68,8 @@ class Views:
     """Detected keypoints of one trial in calibrated cameras, in the vocabulary's order; NaN where missing."""
 
     cameras: Cameras
-    keypoints: NDArray[np.float64]  # [T V 37 2] px
-    confidence: NDArray[np.float64]  # [T V 37]
+    keypoints: NDArray[Any]  # [T V 37 2] px; its type is the triangulation's
+    confidence: NDArray[Any]  # [T V 37]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +114,7 @@ class SubjectSize:
     height_m: float
     mass_kg: float
     ratios: tuple[tuple[str, float | None], ...] = ()  # measured, by measurement
+    marker_offsets: NDArray[np.float64] | None = None  # [M 3] m, of markers placed on the subject
 
 
 # --- points ----------------------------------------------------------------------------------------------
@@ -288,7 +290,7 @@ def _stretches(trials: Sequence[Points]) -> NDArray[np.float64]:
 # --- poses -----------------------------------------------------------------------------------------------
 
 
-def targets_of(model: SpineModel, points: Points, rate_hz: float, options: SimulationOptions) -> Targets:
+def targets_of(model: SpineModel, points: Points, options: SimulationOptions) -> Targets:
     """A trial's points as the model's markers, with their weights.
 
     Raises:
@@ -324,8 +326,13 @@ class _Outputs:
 
 
 @jax.jit
-def _outputs(model: SpineModel, q: Float[Array, "T Q"], factors: Float[Array, "B 3"]) -> _Outputs:
-    poses = forward_kinematics(model, q, scale_factors=factors)
+def _outputs(
+    model: SpineModel,
+    q: Float[Array, "T Q"],
+    factors: Float[Array, "B 3"],
+    offsets: Float[Array, "M 3"] | None,
+) -> _Outputs:
+    poses = forward_kinematics(model, q, scale_factors=factors, marker_offsets=offsets)
     head = model.body_names.index("head")
     return _Outputs(
         expand_coordinates(model, q),
@@ -337,12 +344,18 @@ def _outputs(model: SpineModel, q: Float[Array, "T Q"], factors: Float[Array, "B
     )
 
 
-def pose_outputs(model: SpineModel, q: NDArray[np.float64], factors: NDArray[np.float64]) -> _Outputs:
+def pose_outputs(
+    model: SpineModel,
+    q: NDArray[np.float64],
+    factors: NDArray[np.float64],
+    offsets: NDArray[np.float64] | None = None,
+) -> _Outputs:
     """`_outputs` of a whole trial as NumPy arrays, frames without a pose NaN."""
     held = jnp.asarray(factors, model.dtype)
+    placed = None if offsets is None else jnp.asarray(offsets, model.dtype)
     parts = []
     for (block,), count in _blocks(np.asarray(q, np.dtype(model.dtype))):
-        found = _outputs(model, block, held)
+        found = _outputs(model, block, held, placed)
         parts.append(jax.tree.map(lambda x, n=count: np.asarray(x, np.float64)[:n], found))
     return jax.tree.map(lambda *values: np.concatenate(values), *parts)
 
@@ -359,7 +372,7 @@ def annotate(
     limits: QualityLimits | None = None,
 ) -> SpineTrial:
     """Vertebrae, keypoints, curvature and quality of a solved trial; ``model`` is `treated_model`'s."""
-    first = pose_outputs(model, motion.q, size.scale_factors)
+    first = pose_outputs(model, motion.q, size.scale_factors, size.marker_offsets)
     residuals = np.linalg.norm(first.markers - targets.markers, axis=-1)
     face = place_face(first, points)
     keypoints = keypoints_of(model, first, face)
@@ -371,7 +384,7 @@ def annotate(
         limits=limits,
     )  # fmt: skip
     q = _filtered(judged.q, points.rate_hz, options)
-    last = pose_outputs(model, q, size.scale_factors)
+    last = pose_outputs(model, q, size.scale_factors, size.marker_offsets)
     keypoints = keypoints_of(model, last, face)
     if options.blend and points.triangulated is not None:
         keypoints = _filtered(keypoints, points.rate_hz, options)
@@ -474,7 +487,9 @@ def simulate_trials(
     """Inverse kinematics of these trials together, then vertebrae and quality of each."""
     treated, _ = treated_model(model, options)
     targets = [targets_of(model, p, options) for p in points]
-    motions = solve_trials(model, targets, jnp.asarray(size.scale_factors), options, progress=progress)
+    motions = solve_trials(
+        model, targets, size.scale_factors, options, marker_offsets=size.marker_offsets, progress=progress
+    )
     return [
         annotate(treated, subject, *one, size, options, limits)
         for one in zip(trials, points, targets, motions, strict=True)

@@ -49,6 +49,7 @@ RANKS = {
     "pipeline": 9,
     "viz": 10,
     "demo": 11,
+    "cli_simulation": 11,
     "cli": 12,
 }
 # What the pure core may import besides itself and the standard library.

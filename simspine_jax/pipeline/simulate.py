@@ -1,0 +1,392 @@
+"""Simulations in files: subjects in, annotations out, resuming where a run stopped.
+
+A subject's trials are solved in groups, and each group's results are written when it is done. A trial is
+complete when its record (``trials/<subject>/<trial>.json``) is there, was made by this version from the same
+model, options and files of the subject, and the files that it lists exist. Records are written last. A group
+is always solved as a whole, so that a resumed run gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import simspine_jax as ssj
+from simspine_jax.annotations import Quality, SpineTrial
+from simspine_jax.errors import MissingDependencyError, SimspineError
+from simspine_jax.geometry.cameras import Cameras
+from simspine_jax.io import Storage, write_sto
+from simspine_jax.io.layout import ReleaseLayout
+from simspine_jax.io.release import write_release_cameras, write_release_h5, write_release_trial
+from simspine_jax.io.trials import read_trial, write_quality_csv, write_trial
+from simspine_jax.kinematics.isolated import scale_isolated
+from simspine_jax.pipeline.ik import FailedTrial, LoadedModel, Progress
+from simspine_jax.pipeline.options import SimulationOptions
+from simspine_jax.pipeline.records import digest_of, is_temporary, write_json
+from simspine_jax.pipeline.sources import SubjectSource
+from simspine_jax.pipeline.stages import (
+    Points,
+    SubjectSize,
+    TrialInput,
+    find_points,
+    find_size,
+    simulate_trials,
+)
+from simspine_jax.skeleton import REGIONS
+
+FORMAT = "simspine_jax simulation"
+GROUP_TRIALS = 8
+"""Trials that are solved together."""
+
+HEIGHT_RANGE_M = (0.9, 2.3)
+"""A subject outside of it comes from units that are not what they are taken for."""
+
+
+@dataclass(frozen=True)
+class SimulatedTrial:
+    """What a trial's record says; lengths as the names say.
+
+    Attributes:
+        subject: name.
+        action: name.
+        n_frames: of the trial.
+        usable: frames without a fault.
+        repaired: frames that were interpolated.
+        faults: (what, frames) of the others.
+        lordosis_deg: mean over usable frames; None where there are none.
+        kyphosis_deg: likewise.
+        marker_rms_mm: of all markers over all frames.
+        reprojection_px: (camera, median error).
+        truth_mpjpe_mm: (region, mean error against the truth), of a synthetic trial.
+        triangulated_mpjpe_mm: likewise of the triangulated points.
+        resumed: whether it was complete already.
+    """
+
+    subject: str
+    action: str
+    n_frames: int
+    usable: int
+    repaired: int
+    faults: tuple[tuple[str, int], ...]
+    lordosis_deg: float | None
+    kyphosis_deg: float | None
+    marker_rms_mm: float | None
+    reprojection_px: tuple[tuple[str, float], ...] = ()
+    truth_mpjpe_mm: tuple[tuple[str, float], ...] = ()
+    triangulated_mpjpe_mm: tuple[tuple[str, float], ...] = ()
+    resumed: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return f"{self.subject}_{self.action}".replace(" ", "_")
+
+
+@dataclass(frozen=True)
+class OsimSource:
+    """The OpenSim model behind a converted one, for scaled copies of it."""
+
+    path: Path
+    markers: Path | None = None
+
+
+def run_simulation(
+    loaded: LoadedModel,
+    subjects: Sequence[SubjectSource],
+    out: str | Path,
+    options: SimulationOptions,
+    *,
+    osim: OsimSource | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+    note: Callable[[str], None] | None = None,
+) -> Iterator[SimulatedTrial | FailedTrial]:
+    """Simulates all subjects into a folder of the official layout; yields a result for each trial.
+
+    For each subject ``cameras/Calib_<subject>.toml``, ``models/<subject>.json`` (factors, height, mass) and,
+    with ``osim`` and OpenSim, ``models/<subject>.osim``; for each trial ``markers/…trc``, ``kinematics/…mot``
+    with the marker errors beside it, ``quality/…csv``, ``trials/…npz`` (all of it without loss) and the
+    record ``trials/…json``; in the end ``simspine.h5``.
+
+    Args:
+        loaded: the model.
+        subjects: with their trials.
+        out: the folder.
+        options: see `PRESETS`.
+        osim: for scaled OpenSim models.
+        force: redo what is complete.
+        progress: told frames done and all frames of a group.
+        note: told what is worth knowing.
+
+    Raises:
+        SimspineError: two subjects have one name, or the folder can't be written.
+    """
+    names = [subject.name for subject in subjects]
+    if len(set(names)) < len(names):
+        raise SimspineError(f"Two subjects are called '{max(names, key=names.count)}'; names must differ")
+    layout = ReleaseLayout(Path(out))
+    run = _Run(loaded, layout, options, osim, force, progress, note or (lambda text: None))
+    changed = False
+    for subject in subjects:
+        for result in run.subject(subject):
+            changed |= isinstance(result, SimulatedTrial) and not result.resumed
+            yield result
+    if changed or not layout.hdf5.exists():
+        run.write_set(subjects)
+
+
+@dataclass(frozen=True)
+class _Run:
+    loaded: LoadedModel
+    layout: ReleaseLayout
+    options: SimulationOptions
+    osim: OsimSource | None
+    force: bool
+    progress: Progress | None
+    note: Callable[[str], None]
+
+    def subject(self, source: SubjectSource) -> Iterator[SimulatedTrial | FailedTrial]:
+        """All trials of a subject, those that fail told."""
+        try:
+            key = self._key(source)
+        except SimspineError as error:
+            yield from (FailedTrial(f"{source.name} {t.action}", str(error)) for t in source.trials)
+            return
+        done = {t.action: self._complete(source.name, t.action, key) for t in source.trials}
+        if not self.force and all(done.values()):
+            yield from (result for result in done.values() if result is not None)
+            return
+        inputs: list[TrialInput] = []
+        for trial in source.trials:
+            try:
+                inputs.append(trial.load())
+            except (SimspineError, OSError) as error:
+                yield FailedTrial(f"{source.name} {trial.action}", str(error))
+        if inputs:
+            yield from self._solve(source, inputs, key, {} if self.force else done)
+
+    def _key(self, source: SubjectSource) -> dict[str, str]:
+        return {
+            "version": ssj.__version__,
+            "model_sha256": self.loaded.digest,
+            "options_sha256": digest_of(repr(self.options).encode()),
+            "subject_sha256": source.digest,
+        }
+
+    def _solve(
+        self,
+        source: SubjectSource,
+        inputs: Sequence[TrialInput],
+        key: dict[str, str],
+        done: dict[str, SimulatedTrial | None],
+    ) -> Iterator[SimulatedTrial | FailedTrial]:
+        model = self.loaded.model
+        try:
+            points = [find_points(trial, self.options) for trial in inputs]
+            static = None if source.static is None else find_points(source.static.load(), self.options)
+            size = find_size(
+                model, points if static is None else [static], self.options,
+                height_m=source.height_m, mass_kg=source.mass_kg,
+            )  # fmt: skip
+            self._check_size(source, size)
+        except (SimspineError, OSError) as error:
+            yield from (FailedTrial(f"{source.name} {t.action}", str(error)) for t in inputs)
+            return
+        self._write_subject(source, inputs, size, key)
+        truths = {trial.action: trial.truth for trial in source.trials}
+        for start in range(0, len(inputs), GROUP_TRIALS):
+            group = slice(start, start + GROUP_TRIALS)
+            known = [done.get(trial.action) for trial in inputs[group]]
+            if all(known):
+                yield from (result for result in known if result is not None)
+                continue
+            try:
+                trials = self._group(source.name, inputs[group], points[group], size)
+            except SimspineError as error:
+                yield from (FailedTrial(f"{source.name} {t.action}", str(error)) for t in inputs[group])
+                continue
+            for trial in trials:
+                yield self._write_trial(trial, truths[trial.action](), key)
+
+    def _group(
+        self, name: str, inputs: Sequence[TrialInput], points: Sequence[Points], size: SubjectSize
+    ) -> list[SpineTrial]:
+        return simulate_trials(
+            self.loaded.model, name, inputs, points, size, self.options, progress=self.progress
+        )
+
+    def _check_size(self, source: SubjectSource, size: SubjectSize) -> None:
+        low, high = HEIGHT_RANGE_M
+        if not low <= size.height_m <= high:
+            raise SimspineError(
+                f"Subject {source.name} is {size.height_m:.3g} m tall; valid are {low:g} to {high:g} m; "
+                "check the units of calibration and markers (metres)"
+            )
+
+    def _write_subject(
+        self, source: SubjectSource, inputs: Sequence[TrialInput], size: SubjectSize, key: dict[str, str]
+    ) -> None:
+        bodies = self.loaded.model.body_names
+        factors = dict(zip(bodies, np.asarray(size.scale_factors).tolist(), strict=True))
+        path = self.layout.model(source.name)
+        about = {
+            "format": FORMAT, "inputs": key, "height_m": size.height_m, "mass_kg": size.mass_kg,
+            "scale_factors": factors, "measured_ratios": dict(size.ratios),
+        }  # fmt: skip
+        for cameras in _cameras(inputs):
+            try:
+                write_release_cameras(self.layout.root, source.name, cameras)
+            except SimspineError as error:
+                self.note(f"the cameras of {source.name} are not written: {error}")
+        record = path.with_suffix(".json")
+        same = record.is_file() and record.read_text(encoding="utf-8") == json.dumps(about, indent=1) + "\n"
+        if self.osim is not None and not (same and path.is_file()):
+            record.unlink(missing_ok=True)
+            try:
+                scale_isolated(
+                    self.osim.path, path, factors, mass_kg=size.mass_kg, markers=self.osim.markers,
+                    name=source.name,
+                )  # fmt: skip
+            except MissingDependencyError as error:
+                self.note(f"no scaled .osim for {source.name}: {error}")
+        write_json(record, about)
+
+    def _write_trial(
+        self, trial: SpineTrial, truth: SpineTrial | None, key: dict[str, str]
+    ) -> SimulatedTrial:
+        layout, subject, action = self.layout, trial.subject, trial.action
+        record = layout.trial(subject, action).with_suffix(".json")
+        record.unlink(missing_ok=True)
+        write_release_trial(layout.root, trial)
+        errors = layout.kinematics(subject, action).with_name(f"{trial.name}_marker_errors.sto")
+        files = [layout.markers(subject, action), layout.kinematics(subject, action)]
+        if trial.residuals is not None:
+            seen = np.isfinite(trial.residuals).any(axis=1)
+            table = Storage(
+                "Distance of each model marker from its target, m; 0 where the target is missing",
+                trial.marker_names, trial.times[seen], np.nan_to_num(trial.residuals[seen]), False,
+            )  # fmt: skip
+            if seen.any():
+                write_sto(errors, table)
+                files.append(errors)
+        write_quality_csv(layout.quality(subject, action), trial.events, trial.times)
+        write_trial(layout.trial(subject, action), trial)
+        files += [layout.quality(subject, action), layout.trial(subject, action)]
+        if truth is not None:
+            path = truth_path(layout, subject, action)
+            write_trial(path, truth)
+            files.append(path)
+        result = summarise(trial, truth)
+        document = {"format": FORMAT, "inputs": key, **dataclasses.asdict(result)}
+        document["files"] = [str(path.relative_to(layout.root)) for path in files]
+        write_json(record, document)
+        return result
+
+    def _complete(self, subject: str, action: str, key: dict[str, str]) -> SimulatedTrial | None:
+        record = self.layout.trial(subject, action).with_suffix(".json")
+        try:
+            document: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+            same = document.pop("format") == FORMAT and document.pop("inputs") == key
+            files = document.pop("files")
+            if not same or not all((self.layout.root / file).is_file() for file in files):
+                return None
+            pairs = ("faults", "reprojection_px", "truth_mpjpe_mm", "triangulated_mpjpe_mm")
+            document |= {name: tuple(tuple(pair) for pair in document[name]) for name in pairs}
+            return SimulatedTrial(**{**document, "resumed": True})
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # absent, or not a record of ours: the trial is done anew
+
+    def write_set(self, subjects: Sequence[SubjectSource]) -> None:
+        """All complete trials in one HDF5 file, and what a killed run left half-written taken away."""
+        for path in self.layout.root.rglob("*"):
+            if is_temporary(path):
+                path.unlink()
+        stored = [
+            path
+            for subject in subjects
+            for trial in subject.trials
+            if (path := self.layout.trial(subject.name, trial.action)).is_file()
+            and path.with_suffix(".json").is_file()
+        ]
+        if not stored:
+            return
+        names = {path.parent.name for path in stored}
+        models = {n: f"models/{n}.osim" for n in names if self.layout.model(n).is_file()}
+        try:
+            write_release_h5(
+                self.layout.hdf5, (read_trial(path) for path in stored), cameras=self._all_cameras(names),
+                models=models,
+            )  # fmt: skip
+        except MissingDependencyError as error:
+            self.note(f"{self.layout.hdf5.name} is not written: {error}")
+
+    def _all_cameras(self, names: set[str]) -> dict[str, Cameras]:
+        from simspine_jax.io.calibration import read_cameras
+
+        return {n: read_cameras(path) for n in sorted(names) if (path := self.layout.cameras(n)).is_file()}
+
+
+def truth_path(layout: ReleaseLayout, subject: str, action: str) -> Path:
+    """Where the truth of a synthetic trial lies."""
+    trial = layout.trial(subject, action)
+    return layout.root / "truth" / trial.parent.name / trial.name
+
+
+def _cameras(inputs: Sequence[TrialInput]) -> Iterator[Cameras]:
+    """The subject's cameras: those of its first trial that has any."""
+    for trial in inputs:
+        if trial.views is not None:
+            yield trial.views.cameras
+            return
+
+
+def summarise(trial: SpineTrial, truth: SpineTrial | None = None) -> SimulatedTrial:
+    """The record of a trial, against the truth where it is known."""
+    usable = trial.usable
+    faults = [
+        (str(fault.name).lower().replace("_", " "), int(((trial.quality & fault) != 0).sum()))
+        for fault in Quality
+        if fault not in (Quality.GOOD, Quality.INTERPOLATED)
+    ]
+    repaired = int(((trial.quality & np.uint16(Quality.INTERPOLATED)) != 0).sum())
+    ours = () if truth is None else mpjpe_mm(trial.keypoints, truth.keypoints)
+    before = trial.triangulated
+    theirs = () if truth is None or before is None else mpjpe_mm(before, truth.keypoints)
+    return SimulatedTrial(
+        trial.subject, trial.action, trial.n_frames, int(usable.sum()), repaired,
+        tuple((name, count) for name, count in faults if count),
+        _mean_deg(trial.lordosis, usable), _mean_deg(trial.kyphosis, usable),
+        None if trial.residuals is None else _rms_mm(trial.residuals),
+        _reprojection(trial), ours, theirs,
+    )  # fmt: skip
+
+
+def mpjpe_mm(found: NDArray[np.float64], true: NDArray[np.float64]) -> tuple[tuple[str, float], ...]:
+    """Mean error of each of the paper's regions, mm, over the keypoints that both have."""
+    error = 1e3 * np.linalg.norm(found - true, axis=-1)
+    rows = ((region, error[:, list(ids)]) for region, ids in REGIONS.items())
+    return tuple((region, float(np.nanmean(e))) for region, e in rows if np.isfinite(e).any())
+
+
+def _mean_deg(values: NDArray[np.float64] | None, usable: NDArray[np.bool_]) -> float | None:
+    if values is None or not np.isfinite(chosen := values[usable]).any():
+        return None
+    return float(np.degrees(np.nanmean(chosen)))
+
+
+def _rms_mm(values: NDArray[np.float64]) -> float | None:
+    return float(1e3 * np.sqrt(np.nanmean(values**2))) if np.isfinite(values).any() else None
+
+
+def _reprojection(trial: SpineTrial) -> tuple[tuple[str, float], ...]:
+    if trial.reprojection_px is None:
+        return ()
+    views = zip(trial.camera_names, np.moveaxis(trial.reprojection_px, 1, 0), strict=True)
+    return tuple((name, float(np.nanmedian(e))) for name, e in views if np.isfinite(e).any())

@@ -1,0 +1,408 @@
+"""Where a simulation's trials come from: files of a laboratory, a manifest of many, or synthetic captures."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simspine_jax.annotations import SpineTrial
+from simspine_jax.capture import ACTION_NAMES, SUBJECT_NAMES, Capture, capture_trial, make_subject
+from simspine_jax.errors import FileFormatError, SimspineError, UnknownNameError
+from simspine_jax.geometry.cameras import Cameras
+from simspine_jax.io import read_markers, read_text
+from simspine_jax.io.calibration import read_cameras
+from simspine_jax.io.files import read_bytes
+from simspine_jax.io.keypoints import (
+    Keypoints2D,
+    main_person,
+    read_coco_results,
+    read_detections_npz,
+    read_keypoints_npz,
+    read_openpose_folder,
+)
+from simspine_jax.kinematics.model import SpineModel
+from simspine_jax.pipeline.records import digest_of
+from simspine_jax.pipeline.stages import TrialInput, Views
+from simspine_jax.skeleton import TRC_NAMES
+
+LEAST_PICTURE_PX = 4.0
+"""Keypoints that all lie within so many pixels of the corner are shares of the picture, not pixels."""
+
+
+class TrialSource(Protocol):
+    """A trial that can be loaded."""
+
+    @property
+    def action(self) -> str:
+        """With its repetition, if there is one."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Hash of all that it is loaded from."""
+        ...
+
+    def load(self) -> TrialInput:
+        """Reads it.
+
+        Raises:
+            SimspineError: a file is missing, can't be read, or doesn't fit the others.
+        """
+        ...
+
+    def truth(self) -> SpineTrial | None:
+        """What is known to be true of a synthetic trial."""
+        ...
+
+
+@dataclass(frozen=True)
+class SubjectSource:
+    """A subject's trials, and what is known of the subject.
+
+    Attributes:
+        name: such as ``S1``.
+        trials: at least one.
+        static: a trial to scale by; None for all trials.
+        height_m: if known.
+        mass_kg: if known.
+    """
+
+    name: str
+    trials: tuple[TrialSource, ...]
+    static: TrialSource | None = None
+    height_m: float | None = None
+    mass_kg: float | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of everything; its trials depend on each other through the subject's size."""
+        parts = [trial.digest for trial in (*self.trials, *((self.static,) if self.static else ()))]
+        return digest_of(repr((self.name, self.height_m, self.mass_kg)).encode(), *map(str.encode, parts))
+
+
+@dataclass(frozen=True)
+class FileTrial:
+    """A trial in files.
+
+    Attributes:
+        action: its name.
+        keypoints: a folder with a folder of OpenPose or SpinePose JSON for each camera, a folder with a COCO
+            results file for each camera, or an NPZ.
+        calibration: of the cameras; see `simspine_jax.io.calibration.read_cameras`.
+        markers: body markers, ``.trc`` or ``.c3d``, Y up.
+        rate_hz: frames per second, for keypoint files that don't say it.
+        schema: of `KEYPOINT_SCHEMAS`, where the number of keypoints does not tell.
+        calibration_subject: for a calibration that holds several subjects.
+    """
+
+    action: str
+    keypoints: Path | None = None
+    calibration: Path | None = None
+    markers: Path | None = None
+    rate_hz: float | None = None
+    schema: str | None = None
+    calibration_subject: str | None = None
+
+    @property
+    def source(self) -> str:
+        """What it was read from, for people."""
+        return " and ".join(str(path) for path in (self.keypoints, self.markers) if path is not None)
+
+    @property
+    def digest(self) -> str:
+        """Hash of its files and settings."""
+        parts = [repr((self.action, self.rate_hz, self.schema, self.calibration_subject)).encode()]
+        for path in (self.keypoints, self.calibration, self.markers):
+            parts += [b""] if path is None else _contents(path)
+        return digest_of(*parts)
+
+    def truth(self) -> None:
+        """Nothing is."""
+        return
+
+    def load(self) -> TrialInput:
+        """Reads it; see `TrialSource`."""
+        markers = None if self.markers is None else read_markers(self.markers)
+        if self.keypoints is None:
+            if markers is None:
+                raise SimspineError(f"Trial '{self.action}' has neither keypoints nor markers")
+            return TrialInput(self.action, markers.times, markers.rate, markers=markers, source=self.source)
+        if self.calibration is None:
+            raise SimspineError(f"{self.keypoints} needs the calibration of its cameras; give --calibration")
+        cameras = read_cameras(self.calibration, subject=self.calibration_subject)
+        found = self._read_keypoints(self.keypoints)
+        rate = found.rate_hz or self.rate_hz
+        if rate is None:
+            raise SimspineError(f"{self.keypoints} does not say its frames per second; give --rate")
+        views = matched_views(cameras, found, self.keypoints, self.calibration)
+        times = np.arange(len(found.positions)) / rate
+        return TrialInput(self.action, times, rate, views, markers, self.source)
+
+    def _read_keypoints(self, path: Path) -> Keypoints2D:
+        if path.is_dir():
+            folders = [inner for inner in path.iterdir() if inner.is_dir()]
+            if folders:
+                return main_person(read_openpose_folder(path, schema=self.schema, rate_hz=self.rate_hz))
+            files = {file.stem: file for file in sorted(path.glob("*.json"))}
+            if not files:
+                raise FileFormatError(
+                    f"{path} holds no keypoints; valid are folders of JSON files or one JSON file a camera"
+                )
+            return main_person(read_coco_results(files, schema=self.schema, rate_hz=self.rate_hz))
+        if path.suffix.lower() == ".npz":
+            with np.load(path, allow_pickle=False) if path.is_file() else _absent(path) as stored:
+                raw = "keypoints_raw" in stored.files and "keypoints_associated" not in stored.files
+            return main_person(read_detections_npz(path)) if raw else read_keypoints_npz(path)
+        raise FileFormatError(
+            f"{path} holds no keypoints; valid are a folder with a folder of JSON files for each camera, a "
+            "folder with a COCO results file for each camera, and an .npz file"
+        )
+
+
+def _absent(path: Path):
+    raise FileFormatError(f"There is no file {path}; give keypoints as a folder or an .npz file")
+
+
+def _contents(path: Path) -> list[bytes]:
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file())
+        return [part for p in files for part in (str(p.relative_to(path)).encode(), read_bytes(p))]
+    if not path.exists():
+        raise FileFormatError(f"There is no file {path}")
+    return [read_bytes(path)]
+
+
+def matched_views(cameras: Cameras, found: Keypoints2D, keypoints: Path, calibration: Path) -> Views:
+    """Keypoints in the calibration's order of cameras and the vocabulary's order of keypoints.
+
+    Cameras go by name. A name of the detections may have more in it than the calibration's (``cam_1_json``
+    for ``cam_1``), as long as it is one camera's alone.
+
+    Raises:
+        SimspineError: cameras can't be told by name, or the keypoints can't be pixels.
+    """
+    order = [_camera_of(name, cameras.names) for name in found.camera_names]
+    if len(found.camera_names) < 2 or None in order or len(set(order)) < len(order):
+        raise SimspineError(
+            f"{keypoints} has the cameras {', '.join(found.camera_names)} and {calibration} has "
+            f"{', '.join(cameras.names)}; valid are two or more, each named like one of the calibration"
+        )
+    n_frames = len(found.positions)
+    positions = np.full((n_frames, len(cameras.names), len(TRC_NAMES), 2), np.nan, np.float32)
+    confidence = np.full(positions.shape[:-1], np.nan, np.float32)
+    known = [k for k, name in enumerate(found.keypoint_names) if name in TRC_NAMES]
+    there = [TRC_NAMES.index(found.keypoint_names[k]) for k in known]
+    for view, camera in enumerate(order):
+        assert camera is not None  # seen to above
+        positions[:, camera, there] = found.positions[:, view][:, known]
+        confidence[:, camera, there] = found.confidence[:, view][:, known]
+    seen = positions[np.isfinite(positions)]
+    if not seen.size:
+        raise SimspineError(f"{keypoints} shows nobody in any frame; at least one frame must have keypoints")
+    if np.abs(seen).max() < LEAST_PICTURE_PX:
+        raise SimspineError(
+            f"{keypoints} has positions up to {np.abs(seen).max():g}; valid are pixels, not shares of it"
+        )
+    return Views(cameras, positions, np.clip(confidence, 0, 1))
+
+
+def _camera_of(name: str, cameras: Sequence[str]) -> int | None:
+    if name in cameras:
+        return cameras.index(name)
+    within = [i for i, camera in enumerate(cameras) if camera in name]
+    longest = [i for i in within if not any(cameras[i] in cameras[j] and i != j for j in within)]
+    return longest[0] if len(longest) == 1 else None
+
+
+# --- manifests ---
+
+
+_TRIAL_KEYS = {"keypoints", "calibration", "markers", "rate_hz", "schema", "calibration_subject"}
+_SUBJECT_KEYS = {"trials", "static", "height_m", "mass_kg", *_TRIAL_KEYS}
+
+
+def read_manifest(path: Path) -> tuple[SubjectSource, ...]:
+    """Many subjects and trials from a TOML file; paths in it are relative to it.
+
+    A table for each subject has ``trials`` (a table for each action with the fields of `FileTrial`), and may
+    have ``static`` (such a table too), ``height_m``, ``mass_kg``, and values for all of its trials::
+
+        [S1]
+        calibration = "Calib_S1.toml"
+        height_m = 1.80
+        [S1.trials."Walking 1"]
+        keypoints = "S1/walking_1"
+        rate_hz = 50
+
+    Raises:
+        FileFormatError: it is no TOML, or has keys or values that mean nothing here.
+    """
+    try:
+        document = tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise FileFormatError(f"{path} is not TOML: {error}; valid is a table for each subject") from None
+    if not document:
+        raise FileFormatError(f"{path} names no subjects; valid is a table for each, such as [S1]")
+    return tuple(_subject(path, name, table) for name, table in document.items())
+
+
+def _subject(path: Path, name: str, table: Any) -> SubjectSource:
+    table = _table(path, f"[{name}]", table, _SUBJECT_KEYS)
+    shared = {key: table[key] for key in _TRIAL_KEYS & table.keys()}
+    trials = table.get("trials")
+    if not isinstance(trials, dict) or not trials:
+        raise FileFormatError(f'{path}: [{name}] has no trials; valid is a table [{name}.trials."Walking 1"]')
+    read = [_trial(path, f"{name}.trials.{action}", action, shared, t) for action, t in trials.items()]
+    static = table.get("static")
+    sizes = {key: _positive(path, f"{name}.{key}", table.get(key)) for key in ("height_m", "mass_kg")}
+    return SubjectSource(
+        name,
+        tuple(read),
+        None if static is None else _trial(path, f"{name}.static", "static", shared, static),
+        **sizes,
+    )
+
+
+def _trial(path: Path, where: str, action: str, shared: Mapping[str, Any], table: Any) -> FileTrial:
+    values: dict[str, Any] = {**shared, **_table(path, f"[{where}]", table, _TRIAL_KEYS)}
+    for key in ("keypoints", "calibration", "markers"):
+        if key in values:
+            values[key] = path.parent / _text(path, f"{where}.{key}", values[key])
+    for key in ("schema", "calibration_subject"):
+        if key in values:
+            _text(path, f"{where}.{key}", values[key])
+    if "rate_hz" in values:
+        values["rate_hz"] = _positive(path, f"{where}.rate_hz", values["rate_hz"])
+    return FileTrial(action, **values)
+
+
+def _table(path: Path, where: str, table: Any, valid: set[str]) -> dict[str, Any]:
+    if not isinstance(table, dict):
+        raise FileFormatError(f"{path}: {where} is {table!r}; valid is a table")
+    if unknown := sorted(table.keys() - valid):
+        raise FileFormatError(f"{path}: {where} has '{unknown[0]}'; valid are {', '.join(sorted(valid))}")
+    return table
+
+
+def _text(path: Path, where: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise FileFormatError(f"{path}: {where} is {value!r}; valid is text")
+    return value
+
+
+def _positive(path: Path, where: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise FileFormatError(f"{path}: {where} is {value!r}; valid is a positive number")
+    return float(value)
+
+
+# --- synthetic captures ---
+
+
+@dataclass(frozen=True)
+class SyntheticTrial:
+    """A synthetic capture of `simspine_jax.capture`, made when it is loaded."""
+
+    model: SpineModel = field(repr=False, compare=False)
+    subject: str
+    action: str
+    seconds: float
+    rate_hz: float
+    seed: int
+    exact: bool = False
+    """Whether detections are the exact pictures of the rigid model's keypoints, without errors."""
+
+    @property
+    def digest(self) -> str:
+        """Hash of its settings; the model is part of every trial's record already."""
+        settings = (self.subject, self.action, self.seconds, self.rate_hz, self.seed, self.exact)
+        return digest_of(json.dumps(settings).encode())
+
+    @cached_property
+    def capture(self) -> Capture:
+        """All of it."""
+        subject = make_subject(self.model, self.subject, self.seed)
+        return capture_trial(self.model, subject, self.action, self.seconds, self.rate_hz, self.seed)
+
+    def load(self) -> TrialInput:
+        """Simulates it; see `TrialSource`."""
+        c = self.capture
+        if self.exact:
+            keypoints = exact_pictures(c.cameras, np.asarray(c.rigid_keypoints))
+            confidence = np.isfinite(keypoints).all(axis=-1).astype(keypoints.dtype)
+        else:
+            keypoints, confidence = np.asarray(c.detections.keypoints), np.asarray(c.detections.confidence)
+        views = Views(c.cameras, keypoints, confidence)
+        source = f"synthetic capture: {self.subject}, {self.action}, seed {self.seed}"
+        return TrialInput(self.action, np.asarray(c.times, float), c.rate_hz, views, source=source)
+
+    def truth(self) -> SpineTrial:
+        """The true pose and keypoints, which the rigid model can't follow in everything."""
+        c = self.capture
+        return SpineTrial(
+            subject=self.subject,
+            action=self.action,
+            times=np.asarray(c.times, float),
+            rate_hz=c.rate_hz,
+            keypoints=np.asarray(c.rigid_keypoints if self.exact else c.keypoints, float),
+            coordinates=np.asarray(c.coordinates, float),
+            quality=np.zeros(len(c.times), np.uint16),
+            vertebral_rotations=np.asarray(c.vertebral_rotations, float),
+            lordosis=np.asarray(c.curvature.lordosis, float),
+            kyphosis=np.asarray(c.curvature.kyphosis, float),
+            body_lordosis=np.asarray(c.body_curvature.lordosis, float),
+            body_kyphosis=np.asarray(c.body_curvature.kyphosis, float),
+            source=f"synthetic truth: seed {self.seed}",
+        )
+
+
+def exact_pictures(cameras: Cameras, keypoints: NDArray) -> NDArray:
+    """[T V K 2] where keypoints (m, Y up) are in the pictures, px."""
+    import jax.numpy as jnp
+
+    from simspine_jax.geometry.cameras import project
+    from simspine_jax.geometry.frames import yup_to_zup
+
+    pictures = project(cameras, jnp.asarray(yup_to_zup(keypoints))).keypoints  # type: ignore[arg-type]
+    return np.moveaxis(np.asarray(pictures), 2, 1)
+
+
+def synthetic_subjects(
+    model: SpineModel,
+    seconds: float,
+    rate_hz: float,
+    seed: int = 0,
+    *,
+    subjects: Sequence[str] = (),
+    actions: Sequence[str] = (),
+    exact: bool = False,
+) -> tuple[SubjectSource, ...]:
+    """Synthetic subjects as sources; all seven and all fifteen actions by default.
+
+    Raises:
+        UnknownNameError: a subject or an action is unknown.
+    """
+    for kind, names, valid in (("Subject", subjects, SUBJECT_NAMES), ("Action", actions, ACTION_NAMES)):
+        for name in names:
+            if name not in valid:
+                raise UnknownNameError(kind, name, "the synthetic set", valid)
+    return tuple(
+        SubjectSource(
+            subject,
+            tuple(
+                SyntheticTrial(model, subject, action, seconds, rate_hz, seed, exact)
+                for action in actions or ACTION_NAMES
+            ),
+        )
+        for subject in subjects or SUBJECT_NAMES
+    )
