@@ -32,6 +32,9 @@ def add_simulate_arguments(parser: argparse.ArgumentParser) -> None:
         "h36m_cameras.json"))  # fmt: skip
     source.add_argument("--markers", type=Path, metavar="TRC", help="body markers, beside or instead of them")
     source.add_argument("--rate", type=float, metavar="HZ", help="of keypoint files that don't say it")
+    source.add_argument(
+        "--cameras-in-order", action="store_true", help="cameras go by order, not by name, in both files"
+    )
     source.add_argument("--schema", metavar="NAME", help="order of keypoints, such as BODY_25B")
     source.add_argument(
         "--static", type=Path, metavar="PATH", help="a static trial to scale by (.trc, or as --keypoints)"
@@ -194,8 +197,10 @@ def read_sources(arguments: argparse.Namespace, loaded: LoadedModel) -> tuple[Su
     shared = {
         "calibration": arguments.calibration, "rate_hz": arguments.rate, "schema": arguments.schema,
         "calibration_subject": _calibration_subject(arguments),
+        "cameras_in_order": arguments.cameras_in_order,
     }  # fmt: skip
-    name = arguments.action or Path(arguments.keypoints or arguments.markers).stem
+    first = next(path for path in (arguments.keypoints, arguments.markers) if path is not None)
+    name = arguments.action or first.stem
     trial = FileTrial(name, arguments.keypoints, markers=arguments.markers, **shared)
     static = None
     if arguments.static is not None:

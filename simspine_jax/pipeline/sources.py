@@ -28,6 +28,7 @@ from simspine_jax.io.keypoints import (
     read_keypoints_npz,
     read_openpose_folder,
 )
+from simspine_jax.io.npz import read_npz
 from simspine_jax.kinematics.model import SpineModel
 from simspine_jax.pipeline.records import digest_of
 from simspine_jax.pipeline.stages import TrialInput, Views
@@ -101,6 +102,7 @@ class FileTrial:
         rate_hz: frames per second, for keypoint files that don't say it.
         schema: of `KEYPOINT_SCHEMAS`, where the number of keypoints does not tell.
         calibration_subject: for a calibration that holds several subjects.
+        cameras_in_order: whether cameras of both go by their order and not by name.
     """
 
     action: str
@@ -110,6 +112,7 @@ class FileTrial:
     rate_hz: float | None = None
     schema: str | None = None
     calibration_subject: str | None = None
+    cameras_in_order: bool = False
 
     @property
     def source(self) -> str:
@@ -119,7 +122,8 @@ class FileTrial:
     @property
     def digest(self) -> str:
         """Hash of its files and settings."""
-        parts = [repr((self.action, self.rate_hz, self.schema, self.calibration_subject)).encode()]
+        settings = (self.rate_hz, self.schema, self.calibration_subject, self.cameras_in_order)
+        parts = [repr((self.action, *settings)).encode()]
         for path in (self.keypoints, self.calibration, self.markers):
             parts += [b""] if path is None else _contents(path)
         return digest_of(*parts)
@@ -142,7 +146,9 @@ class FileTrial:
         rate = found.rate_hz or self.rate_hz
         if rate is None:
             raise SimspineError(f"{self.keypoints} does not say its frames per second; give --rate")
-        views = matched_views(cameras, found, self.keypoints, self.calibration)
+        views = matched_views(
+            cameras, found, self.keypoints, self.calibration, in_order=self.cameras_in_order
+        )
         times = np.arange(len(found.positions)) / rate
         return TrialInput(self.action, times, rate, views, markers, self.source)
 
@@ -158,17 +164,13 @@ class FileTrial:
                 )
             return main_person(read_coco_results(files, schema=self.schema, rate_hz=self.rate_hz))
         if path.suffix.lower() == ".npz":
-            with np.load(path, allow_pickle=False) if path.is_file() else _absent(path) as stored:
-                raw = "keypoints_raw" in stored.files and "keypoints_associated" not in stored.files
+            stored = read_npz(path)
+            raw = "keypoints_raw" in stored and "keypoints_associated" not in stored
             return main_person(read_detections_npz(path)) if raw else read_keypoints_npz(path)
         raise FileFormatError(
             f"{path} holds no keypoints; valid are a folder with a folder of JSON files for each camera, a "
             "folder with a COCO results file for each camera, and an .npz file"
         )
-
-
-def _absent(path: Path):
-    raise FileFormatError(f"There is no file {path}; give keypoints as a folder or an .npz file")
 
 
 def _contents(path: Path) -> list[bytes]:
@@ -180,20 +182,26 @@ def _contents(path: Path) -> list[bytes]:
     return [read_bytes(path)]
 
 
-def matched_views(cameras: Cameras, found: Keypoints2D, keypoints: Path, calibration: Path) -> Views:
+def matched_views(
+    cameras: Cameras, found: Keypoints2D, keypoints: Path, calibration: Path, *, in_order: bool = False
+) -> Views:
     """Keypoints in the calibration's order of cameras and the vocabulary's order of keypoints.
 
-    Cameras go by name. A name of the detections may have more in it than the calibration's (``cam_1_json``
-    for ``cam_1``), as long as it is one camera's alone.
+    Cameras go by name, of which letters and digits count. A name of the detections may have more in it than
+    the calibration's (``cam01_json`` for ``cam_01``), as long as it is one camera's alone. With ``in_order``
+    names don't count: the first of the detections is the first of the calibration.
 
     Raises:
         SimspineError: cameras can't be told by name, or the keypoints can't be pixels.
     """
     order = [_camera_of(name, cameras.names) for name in found.camera_names]
+    if in_order and len(found.camera_names) == len(cameras.names):
+        order = list(range(len(cameras.names)))
     if len(found.camera_names) < 2 or None in order or len(set(order)) < len(order):
         raise SimspineError(
             f"{keypoints} has the cameras {', '.join(found.camera_names)} and {calibration} has "
-            f"{', '.join(cameras.names)}; valid are two or more, each named like one of the calibration"
+            f"{', '.join(cameras.names)}; valid are two or more, each named like one of the calibration, "
+            "or as many, with --cameras-in-order"
         )
     n_frames = len(found.positions)
     positions = np.full((n_frames, len(cameras.names), len(TRC_NAMES), 2), np.nan, np.float32)
@@ -217,15 +225,23 @@ def matched_views(cameras: Cameras, found: Keypoints2D, keypoints: Path, calibra
 def _camera_of(name: str, cameras: Sequence[str]) -> int | None:
     if name in cameras:
         return cameras.index(name)
-    within = [i for i, camera in enumerate(cameras) if camera in name]
-    longest = [i for i in within if not any(cameras[i] in cameras[j] and i != j for j in within)]
+    bare = [_bare(camera) for camera in cameras]
+    within = [i for i, camera in enumerate(bare) if camera and camera in _bare(name)]
+    longest = [i for i in within if not any(bare[i] in bare[j] and i != j for j in within)]
     return longest[0] if len(longest) == 1 else None
+
+
+def _bare(name: str) -> str:
+    """Letters and digits alone: ``cam_01`` and ``Cam01`` are one name."""
+    return "".join(c for c in name.lower() if c.isalnum())
 
 
 # --- manifests ---
 
 
-_TRIAL_KEYS = {"keypoints", "calibration", "markers", "rate_hz", "schema", "calibration_subject"}
+_TRIAL_KEYS = {
+    "keypoints", "calibration", "markers", "rate_hz", "schema", "calibration_subject", "cameras_in_order",
+}  # fmt: skip
 _SUBJECT_KEYS = {"trials", "static", "height_m", "mass_kg", *_TRIAL_KEYS}
 
 
@@ -279,6 +295,8 @@ def _trial(path: Path, where: str, action: str, shared: Mapping[str, Any], table
     for key in ("schema", "calibration_subject"):
         if key in values:
             _text(path, f"{where}.{key}", values[key])
+    if not isinstance(values.get("cameras_in_order", False), bool):
+        raise FileFormatError(f"{path}: {where}.cameras_in_order is not true or false")
     if "rate_hz" in values:
         values["rate_hz"] = _positive(path, f"{where}.rate_hz", values["rate_hz"])
     return FileTrial(action, **values)
@@ -373,7 +391,7 @@ def exact_pictures(cameras: Cameras, keypoints: NDArray) -> NDArray:
     from simspine_jax.geometry.cameras import project
     from simspine_jax.geometry.frames import yup_to_zup
 
-    pictures = project(cameras, jnp.asarray(yup_to_zup(keypoints))).keypoints  # type: ignore[arg-type]
+    pictures = project(cameras, yup_to_zup(jnp.asarray(keypoints))).keypoints
     return np.moveaxis(np.asarray(pictures), 2, 1)
 
 

@@ -141,7 +141,7 @@ def _triangulate(trial: TrialInput, views: Views, options: SimulationOptions) ->
         for (keypoints, confidence), count in _blocks(views.keypoints, views.confidence)
     ]
     points, covers, seen, error = (np.concatenate(values) for values in zip(*parts, strict=True))
-    positions = np.asarray(zup_to_yup(points), np.float64)  # type: ignore[arg-type]
+    positions = np.asarray(zup_to_yup(jnp.asarray(points)), np.float64)
     used = np.where(covers, np.nan_to_num(views.confidence), 0)
     confidence = np.clip(used.sum(axis=1) / np.maximum(covers.sum(axis=1), 1), 0, 1) * seen
     return Points(TRC_NAMES, trial.times, trial.rate_hz, positions, confidence, positions, confidence, error)

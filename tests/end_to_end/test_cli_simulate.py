@@ -1,4 +1,4 @@
-"""`simspine simulate` and `validate` from detections to annotations: truth, real trial, resuming, bad input."""
+"""`simspine simulate` and `validate` from detections to annotations."""
 
 from __future__ import annotations
 
@@ -194,11 +194,20 @@ def test_the_real_trial_of_four_cameras(real: Path) -> None:
 def test_openpose_folders_give_the_same(real: Path, tmp_path: Path) -> None:
     found = read_keypoints_npz(DEMO / "keypoints_2d.npz")
     write_openpose_folder(tmp_path / "pose", found)
-    words = ("--keypoints", tmp_path / "pose", "--calibration", DEMO / "calibration.qca.txt", "--rate", 60)
-    names = ("--schema", "BODY_25B", "--action", "Balancing", "--out", tmp_path / "out", "--quiet")
+    words = ("--keypoints", tmp_path / "pose", "--calibration", DEMO / "calibration.toml", "--rate", 60)
+    names = (
+        "--cameras-in-order",
+        "--schema",
+        "BODY_25B",
+        "--action",
+        "Balancing",
+        "--out",
+        tmp_path / "out",
+        "--quiet",
+    )
     assert simulate(*words, *names) == 0
     one, other = (read_trial(ReleaseLayout(x).trial("S1", "Balancing")) for x in (real, tmp_path / "out"))
-    assert np.nanmax(np.abs(one.keypoints - other.keypoints)) < 2e-3
+    np.testing.assert_allclose(one.keypoints, other.keypoints, atol=1e-9)
 
 
 # --- what is wrong ---
@@ -292,7 +301,7 @@ def test_a_broken_trial_does_not_stop_the_rest(synthetic: Path, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", "names no subjects"),
+        ("# nothing", "names no subjects"),
         ("[S1", "is not TOML"),
         ("[S1]\n", "has no trials"),
         ('[S1]\nheight = 1.8\n[S1.trials.A]\nmarkers = "a.trc"\n', "has 'height'; valid are"),
