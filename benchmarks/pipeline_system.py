@@ -131,7 +131,7 @@ def _curvature(pairs: Pairs, data: str) -> Iterator[Measurement]:
 
 def oracle(place: Workplace) -> Iterator[Measurement]:
     """Exact pictures of a rigid subject whose size is known: what the chain itself loses, in float64."""
-    options = replace(PRESETS["simspine"], acceleration=0.0, prior_marker_std_m=1e-5, use_confidence=False)
+    options = replace(PRESETS["simspine"], acceleration=0.0, prior_marker_std_m=1e-6, use_confidence=False)
     keypoints, axes = [], []
     with jax.enable_x64(True):
         model = ssj.load_model(spine_mjcf(place), dtype=jnp.dtype("float64"))

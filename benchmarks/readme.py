@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.kinematics import SUITE
+from benchmarks.__main__ import SUITES
 from benchmarks.metrics import ROOT, Row, read_rows
 
 BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
@@ -74,9 +74,10 @@ def _shown(value: float) -> str:
 
 def _bar(key: str, value: float) -> str:
     """What the project promises for a row, where it promises something, and whether that is missed."""
-    if key.partition("/")[0] != SUITE.name:
+    suite = SUITES.get(key.partition("/")[0])
+    if suite is None:
         return ""
-    metric = SUITE.metric(key)
+    metric = suite.metric(key)
     if metric.bar is None:
         return ""
     missed = "" if metric.meets_bar(value) else ", **missed**"
