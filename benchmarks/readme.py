@@ -1,4 +1,7 @@
-"""``python -m benchmarks.readme RESULTS.json``: puts the rows of a full run into the README's table."""
+"""``python -m benchmarks.readme RESULTS.json…``: puts the rows of full runs into the README and RESULTS.md.
+
+The README shows, for each suite, the rows that promise something; ``benchmarks/RESULTS.md`` shows all.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +12,46 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.__main__ import SUITES
-from benchmarks.metrics import ROOT, Row, read_rows
+from benchmarks.metrics import ROOT, Row, Suite, read_rows
 
-BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
+BEGIN, END = "<!-- benchmark:{}:begin -->", "<!-- benchmark:{}:end -->"
+ALL = Path(__file__).with_name("RESULTS.md")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Fills the table; returns 2 with a sentence where rows or README are not what they should be."""
+    """Fills the tables; returns 2 with a sentence where rows or README are not what they should be."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__)
-    parser.add_argument("results", type=Path, metavar="RESULTS.json")
+    parser.add_argument("results", type=Path, nargs="+", metavar="RESULTS.json", help="one for each suite")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md", metavar="MD")
+    parser.add_argument("--all", type=Path, default=ALL, metavar="MD", help="gets all rows")
     given = parser.parse_args(arguments)
-    try:
-        text = filled(given.readme.read_text(encoding="utf-8"), table(read_rows(given.results)))
-    except (OSError, ValueError) as error:
-        print(f"benchmarks: {given.results} can't go into {given.readme}: {error}", file=sys.stderr)
-        return 2
-    temporary = given.readme.with_name(f".{given.readme.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, given.readme)
+    text, everything = "", ["# All rows", "", "Written by `python -m benchmarks.readme`; see `metrics.py`."]
+    for path in given.results:
+        try:
+            text = text or given.readme.read_text(encoding="utf-8")
+            rows = read_rows(path)
+            suite = _suite_of(rows)
+            text = filled(text, suite.name, table(_promises(suite, rows)))
+            everything += ["", f"## {suite.name}", "", table(rows)]
+        except (OSError, ValueError) as error:
+            print(f"benchmarks: {path} can't go into {given.readme}: {error}", file=sys.stderr)
+            return 2
+    for target, content in ((given.readme, text), (given.all, "\n".join(everything) + "\n")):
+        temporary = target.with_name(f".{target.name}.tmp")
+        temporary.write_text(content, encoding="utf-8")
+        os.replace(temporary, target)
     return 0
+
+
+def _suite_of(rows: Mapping[str, Row]) -> Suite:
+    names = {key.partition("/")[0] for key in rows}
+    if len(names) != 1 or not names <= SUITES.keys():
+        raise ValueError(f"its rows are of {sorted(names)}; valid are those of one suite")
+    return SUITES[names.pop()]
+
+
+def _promises(suite: Suite, rows: Mapping[str, Row]) -> dict[str, Row]:
+    return {key: row for key, row in rows.items() if suite.metric(key).bar is not None}
 
 
 def table(rows: Mapping[str, Row]) -> str:
@@ -88,16 +111,17 @@ def _data(row: Row) -> str:
     return " ".join(str(row.get("data", "")).split()).replace("|", "\\|")
 
 
-def filled(text: str, content: str) -> str:
-    """``text`` with ``content`` between its two marks.
+def filled(text: str, suite: str, content: str) -> str:
+    """``text`` with ``content`` between the suite's two marks.
 
     Raises:
         ValueError: the marks are not there once each, in order.
     """
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"it needs '{BEGIN}' and below it '{END}', once each")
-    before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}\n{content}\n{END}{rest.partition(END)[2]}"
+    begin, end = BEGIN.format(suite), END.format(suite)
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"it needs '{begin}' and below it '{end}', once each")
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}\n{content}\n{end}{rest.partition(end)[2]}"
 
 
 if __name__ == "__main__":

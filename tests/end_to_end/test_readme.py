@@ -79,16 +79,21 @@ def row(key: str, value: float | None, **more) -> dict:
 def test_the_table_is_filled_and_filled_again(tmp_path: Path) -> None:
     from benchmarks.readme import BEGIN, END, main
 
-    results, readme = tmp_path / "results.json", tmp_path / "README.md"
-    readme.write_text(f"above\n{BEGIN}\nnothing yet\n{END}\nbelow\n")
+    results, readme, everything = (tmp_path / name for name in ("results.json", "README.md", "RESULTS.md"))
+    begin, end = BEGIN.format("kinematics"), END.format("kinematics")
+    readme.write_text(f"above\n{begin}\nnothing yet\n{end}\nbelow\n")
+    key, other = "kinematics/fk_parity_f64_max_m", "kinematics/fk_vs_mujoco_c"
     for value in (1.0, 2.5e-14):
-        results.write_text(json.dumps([row("s/a", value, data="a|b"), row("s/b", None, skipped="no GPU")]))
-        assert main([str(results), "--readme", str(readme)]) == 0
+        rows = [row(key, value, data="a|b"), row(other, None, skipped="no GPU")]
+        results.write_text(json.dumps([*rows, row("kinematics/fk_vs_opensim", 40.0)]))
+        assert main([str(results), "--readme", str(readme), "--all", str(everything)]) == 0
     text = readme.read_text()
-    assert text.startswith(f"above\n{BEGIN}\n| row | value |")
-    assert "| `s/a` | 2.5e-14 | m |  | a\\|b |" in text
-    assert "Without a value: `s/b` (no GPU)." in text
-    assert text.endswith(f"{END}\nbelow\n")
+    assert text.startswith(f"above\n{begin}\n| row | value |")
+    assert f"| `{key}` | 2.5e-14 | m | ≤ 1e-09 | a\\|b |" in text
+    assert f"Without a value: `{other}` (no GPU)." in text
+    assert "fk_vs_opensim" not in text  # it promises nothing
+    assert text.endswith(f"{end}\nbelow\n")
+    assert "| `kinematics/fk_vs_opensim` | 40 | m |" in everything.read_text()
 
 
 def test_a_missed_bar_is_shown() -> None:
@@ -100,22 +105,28 @@ def test_a_missed_bar_is_shown() -> None:
     assert "| 0.998 | m | ≤ 1.0001 |" in table({key: row(key, 0.998)})
 
 
+RATIO, OTHER = "kinematics/fk_vs_mujoco_c", "kinematics/clip_ik_cost_ratio"
+
+
 @pytest.mark.parametrize(
     ("rows", "marks", "says"),
     [
-        ([], True, "no row has a value"),
-        ([row("s/a", 1.0, quick=True)], True, "quick"),
-        ([row("s/a", 1.0), row("s/b", 1.0, commit="d")], True, "mixed"),
-        ([row("s/a", 1.0)], False, "once each"),
+        ([], True, "valid are those of one suite"),
+        ([row("s/a", 1.0)], True, "valid are those of one suite"),
+        ([row(RATIO, None, skipped="no GPU")], True, "no row has a value"),
+        ([row(RATIO, 1.0, quick=True)], True, "quick"),
+        ([row(RATIO, 1.0), row(OTHER, 1.0, commit="d")], True, "mixed"),
+        ([row(RATIO, 1.0)], False, "once each"),
     ],
 )
 def test_rows_that_must_not_be_shown_are_refused(tmp_path: Path, capsys, rows, marks, says) -> None:
     from benchmarks.readme import BEGIN, END, main
 
     results, readme = tmp_path / "results.json", tmp_path / "README.md"
-    readme.write_text(f"{BEGIN}\n{END}\n" if marks else "none\n")
+    marked = f"{BEGIN}\n{END}\n".format("kinematics", "kinematics")
+    readme.write_text(marked if marks else "none\n")
     results.write_text(json.dumps(rows))
     before = readme.read_text()
-    assert main([str(results), "--readme", str(readme)]) == 2
+    assert main([str(results), "--readme", str(readme), "--all", str(tmp_path / "all.md")]) == 2
     assert says in capsys.readouterr().err
     assert readme.read_text() == before
