@@ -163,8 +163,8 @@ def oracle(place: Workplace) -> Iterator[Measurement]:
         "The worst frame of the worst axis, over frames in which the markers determine it: a marker error "
         f"of {1e6 * PRECISION_M:g} µm must not move it by {OBSERVABLE_DEG:g}°. Frames left out: "
         f"{100 * hidden.mean():.1f} %, by axis in the detail. {beyond.sum()} of {len(beyond)} frames are "
-        f"beyond {OBSERVABLE_DEG:g}°, with keypoints off by {largest_um:.2g} µm at most: a second pose with the "
-        "same markers."
+        f"beyond {OBSERVABLE_DEG:g}°, with keypoints off by {largest_um:.2g} µm at most: a second pose with "
+        "the same markers."
     )
     yield Measurement("pipeline/oracle_axis_max_deg", float(worst.max()), data, note, detail)
 
