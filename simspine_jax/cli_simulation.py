@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simspine_jax.errors import SimspineError
+from simspine_jax.errors import MissingDependencyError, SimspineError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from simspine_jax.annotations import SpineTrial
+    from simspine_jax.arrays import Array, Float
+    from simspine_jax.kinematics.model import SpineModel
     from simspine_jax.pipeline import FailedTrial, LoadedModel
     from simspine_jax.pipeline.options import SimulationOptions
     from simspine_jax.pipeline.simulate import OsimSource, SimulatedTrial
     from simspine_jax.pipeline.sources import SubjectSource
 
-SYNTHETIC_SECONDS, SYNTHETIC_RATE_HZ = 10.0, 50.0
+SYNTHETIC_SECONDS, SYNTHETIC_RATE_HZ, SYNTHETIC_SEED = 10.0, 50.0, 0
 REGIONS_SHOWN = ("cervical", "thoracic", "lumbar", "spine", "body", "all")
+
+# What has an effect in one mode only; a default would hide whether it was given, so these have none.
+_KEYPOINT_OPTIONS = ("calibration", "rate", "schema", "cameras_in_order")
+_TRIAL_OPTIONS = (*_KEYPOINT_OPTIONS, "static", "subject", "action", "height", "mass")
+_SYNTHETIC_OPTIONS = ("subjects", "actions", "seconds", "seed")
+_MARKER_SUFFIXES = (".trc", ".c3d")
 
 
 def add_simulate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,19 +51,17 @@ def add_simulate_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--static", type=Path, metavar="PATH", help="a static trial to scale by (.trc, or as --keypoints)"
     )
-    source.add_argument("--subject", default="S1", help="name in the output, and in h36m_cameras.json (S1)")
+    source.add_argument("--subject", metavar="NAME", help="name in the output, and in h36m_cameras.json (S1)")
     source.add_argument("--action", metavar="NAME", help="name in the output (that of the input)")
     source.add_argument("--height", type=float, metavar="M", help="the subject's height, if known")
     source.add_argument("--mass", type=float, metavar="KG", help="the subject's mass, if known")
     many = parser.add_argument_group("many trials instead")
     many.add_argument("--manifest", type=Path, metavar="TOML", help="subjects, trials and their files")
     many.add_argument("--synthetic", action="store_true", help="synthetic captures with known truth")
-    many.add_argument(
-        "--subjects", nargs="+", default=[], metavar="S", help="of the synthetic set (all seven)"
-    )
-    many.add_argument("--actions", nargs="+", default=[], metavar="A", help="likewise (all fifteen)")
-    many.add_argument("--seconds", type=float, default=SYNTHETIC_SECONDS, help="of each synthetic trial (10)")
-    many.add_argument("--seed", type=int, default=0, help="of the synthetic set (0)")
+    many.add_argument("--subjects", nargs="+", metavar="S", help="of the synthetic set (all seven)")
+    many.add_argument("--actions", nargs="+", metavar="A", help="likewise (all fifteen)")
+    many.add_argument("--seconds", type=float, metavar="S", help="of each synthetic trial (10)")
+    many.add_argument("--seed", type=int, metavar="N", help="of the synthetic set (0)")
     model = parser.add_argument_group("model and method")
     model.add_argument("--model", type=Path, metavar="M", help=(
         "an OpenSim model with the keypoints as markers (the paper's, which is fetched)"))  # fmt: skip
@@ -70,7 +80,8 @@ def add_simulate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument("--smooth-velocity", type=float, metavar="W", help="likewise of velocities")
     model.add_argument("--marker-std", type=float, metavar="MM", help=(
-        "how far keypoints lie from the model's markers; 0 believes every proportion"))  # fmt: skip
+        "how far keypoints and body markers lie from the model's markers when it is scaled; 0 believes every "
+        "proportion"))  # fmt: skip
     model.add_argument("--max-gap", type=float, metavar="S", help="gaps up to here are filled (0.2)")
     model.add_argument("--precision", type=int, choices=(32, 64), default=32, help="bits of a number (32)")
     output = parser.add_argument_group("output")
@@ -97,6 +108,7 @@ def simulate(arguments: argparse.Namespace, bars: Callable[..., Any], note: Call
     from simspine_jax.pipeline import FailedTrial
     from simspine_jax.pipeline.simulate import run_simulation
 
+    check_arguments(arguments)
     options = read_options(arguments)
     loaded, osim = _model(arguments)
     subjects = read_sources(arguments, loaded)
@@ -125,6 +137,55 @@ def simulate(arguments: argparse.Namespace, bars: Callable[..., Any], note: Call
     return len(failed)
 
 
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Refuses what can't be done, or would have no effect, before any work.
+
+    Raises:
+        MissingDependencyError: a page is asked for and what draws it is not installed.
+        SimspineError: no source of trials is given or two, an option has no effect, or is out of range.
+    """
+    one = arguments.keypoints is not None or arguments.markers is not None
+    if one + (arguments.manifest is not None) + arguments.synthetic != 1:
+        raise SimspineError(
+            "Give either --keypoints and --calibration and/or --markers, or --manifest, or --synthetic"
+        )
+    if not one:
+        mode = "--synthetic" if arguments.synthetic else "--manifest, which says it itself"
+        _refuse(arguments, _TRIAL_OPTIONS, f"with {mode}", "--keypoints or --markers")
+    if not arguments.synthetic:
+        _refuse(arguments, _SYNTHETIC_OPTIONS, "without --synthetic", "--synthetic")
+    if one and not _reads_keypoints(arguments):
+        _refuse(arguments, _KEYPOINT_OPTIONS, "on markers", "--keypoints")
+    if arguments.scaled:
+        _refuse(arguments, ("static", "marker_std"), "with --scaled", "a model that is to be scaled")
+    for name in ("rate", "height", "mass"):
+        value = getattr(arguments, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise SimspineError(f"--{name} is {value}; valid is a positive number")
+    for asked, package, purpose in (
+        (arguments.report, "matplotlib", "--report"), (arguments.html, "viser", "--html"),
+    ):  # fmt: skip
+        if asked and importlib.util.find_spec(package) is None:
+            raise MissingDependencyError(package, "viewer", purpose)
+
+
+def _refuse(arguments: argparse.Namespace, names: Sequence[str], here: str, valid: str) -> None:
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value is not False:
+            option = name.replace("_", "-")
+            raise SimspineError(f"--{option} has no effect {here}; it goes with {valid}")
+
+
+def _reads_keypoints(arguments: argparse.Namespace) -> bool:
+    static = arguments.static
+    return arguments.keypoints is not None or (static is not None and not _is_markers(static))
+
+
+def _is_markers(path: Path) -> bool:
+    return path.suffix.lower() in _MARKER_SUFFIXES
+
+
 def read_options(arguments: argparse.Namespace) -> SimulationOptions:
     """The preset with the command line's changes.
 
@@ -144,10 +205,12 @@ def read_options(arguments: argparse.Namespace) -> SimulationOptions:
         changes["lumbar"] = "free"
     else:
         changes["lumbar"] = arguments.lumbar
+    spread = None if arguments.marker_std is None else arguments.marker_std / 1e3
     given = {
         "acceleration": arguments.smooth_acceleration,
         "velocity": arguments.smooth_velocity,
-        "marker_std_m": None if arguments.marker_std is None else arguments.marker_std / 1e3,
+        "marker_std_m": spread,
+        "optical_std_m": spread,
         "max_gap_s": arguments.max_gap,
     }
     changes |= {name: value for name, value in given.items() if value is not None}
@@ -171,48 +234,50 @@ def _model(arguments: argparse.Namespace) -> tuple[LoadedModel, OsimSource | Non
 
 
 def read_sources(arguments: argparse.Namespace, loaded: LoadedModel) -> tuple[SubjectSource, ...]:
-    """The subjects that the arguments name.
+    """The subjects that the arguments name, which `check_arguments` has passed.
 
     Raises:
-        SimspineError: they name none, or two kinds at once.
+        SimspineError: the manifest, or a name of the synthetic set, is wrong.
     """
-    from simspine_jax.pipeline.sources import FileTrial, SubjectSource, read_manifest, synthetic_subjects
+    from simspine_jax.pipeline.sources import (
+        FileTrial,
+        SubjectSource,
+        action_from,
+        read_manifest,
+        synthetic_subjects,
+    )
 
-    one = arguments.keypoints is not None or arguments.markers is not None
-    if one + (arguments.manifest is not None) + arguments.synthetic != 1:
-        raise SimspineError(
-            "Give either --keypoints and --calibration and/or --markers, or --manifest, or --synthetic"
-        )
     if arguments.manifest is not None:
         return read_manifest(arguments.manifest)
     if arguments.synthetic:
         return synthetic_subjects(
-            loaded.model, arguments.seconds, SYNTHETIC_RATE_HZ, arguments.seed,
-            subjects=arguments.subjects, actions=arguments.actions,
-        )  # fmt: skip
-    for name in ("rate", "height", "mass"):
-        value = getattr(arguments, name)
-        if value is not None and not 0 < value < float("inf"):
-            raise SimspineError(f"--{name} is {value}; valid is a positive number")
+            loaded.model,
+            SYNTHETIC_SECONDS if arguments.seconds is None else arguments.seconds,
+            SYNTHETIC_RATE_HZ,
+            SYNTHETIC_SEED if arguments.seed is None else arguments.seed,
+            subjects=arguments.subjects or (),
+            actions=arguments.actions or (),
+        )
+    subject = "S1" if arguments.subject is None else arguments.subject
     shared = {
         "calibration": arguments.calibration, "rate_hz": arguments.rate, "schema": arguments.schema,
-        "calibration_subject": _calibration_subject(arguments),
+        "calibration_subject": _calibration_subject(arguments.calibration, subject),
         "cameras_in_order": arguments.cameras_in_order,
     }  # fmt: skip
     first = next(path for path in (arguments.keypoints, arguments.markers) if path is not None)
-    name = arguments.action or first.stem
-    trial = FileTrial(name, arguments.keypoints, markers=arguments.markers, **shared)
+    name = action_from(first) if arguments.action is None else arguments.action
+    with_views = shared if arguments.keypoints is not None else {}
+    trial = FileTrial(name, arguments.keypoints, markers=arguments.markers, **with_views)
     static = None
-    if arguments.static is not None:
-        is_markers = arguments.static.suffix.lower() in (".trc", ".c3d")
-        where = {"markers": arguments.static} if is_markers else {"keypoints": arguments.static}
-        static = FileTrial("static", **where, **shared)
-    return (SubjectSource(arguments.subject, (trial,), static, arguments.height, arguments.mass),)
+    if arguments.static is not None and _is_markers(arguments.static):
+        static = FileTrial("static", markers=arguments.static)
+    elif arguments.static is not None:
+        static = FileTrial("static", arguments.static, **shared)
+    return (SubjectSource(subject, (trial,), static, arguments.height, arguments.mass),)
 
 
-def _calibration_subject(arguments: argparse.Namespace) -> str | None:
-    path = arguments.calibration
-    return arguments.subject if path is not None and path.suffix.lower() == ".json" else None
+def _calibration_subject(path: Path | None, subject: str) -> str | None:
+    return subject if path is not None and path.suffix.lower() == ".json" else None
 
 
 def format_simulated(result: SimulatedTrial) -> str:
@@ -284,16 +349,16 @@ def _write_viewer(loaded: LoadedModel, trial: Any, page: Path, arguments: argpar
     from simspine_jax.skeleton import AXIS_NAMES, TRC_NAMES
     from simspine_jax.viz.viewer import write_html
 
-    model = loaded.model
-    if arguments.lumbar != "coupled":
-        note(f"{page.name} shows the coupled model's nearest pose")
+    model, free = loaded.model, arguments.lumbar != "coupled"
     posed = np.isfinite(trial.keypoints).any(axis=(1, 2))
     if not posed.any() or not set(model.free_names) <= set(AXIS_NAMES):
         note(f"{page.name} is not written: there is no pose to show")
         return
+    if free:
+        note(f"{page.name} shows the coupled model's nearest pose")
     about = json.loads(ReleaseLayout(arguments.out).model(trial.subject).with_suffix(".json").read_text())
     factors = jnp.asarray([about["scale_factors"][body] for body in model.body_names], model.dtype)
-    q = trial.coordinates[posed][:, [AXIS_NAMES.index(name) for name in model.free_names]]
+    q = coupled_poses(model, trial.coordinates[posed], free=free)
     shown = None
     if trial.triangulated is not None:
         names = [TRC_NAMES.index(n) if n in TRC_NAMES else None for n in model.marker_names]
@@ -301,9 +366,27 @@ def _write_viewer(loaded: LoadedModel, trial: Any, page: Path, arguments: argpar
         seen = [missing if i is None else trial.triangulated[posed][:, i] for i in names]
         shown = jnp.asarray(np.stack(seen, axis=1), model.dtype)
     write_html(
-        model, jnp.asarray(q, model.dtype), page, shown,
+        model, q, page, shown,
         rate_hz=trial.rate_hz, meshes=loaded.sidecar, scale_factors=factors,
     )  # fmt: skip
+
+
+def coupled_poses(model: SpineModel, axes: NDArray[np.float64], *, free: bool) -> Float[Array, "T Q"]:
+    """[T Q] the coupled model's free coordinates from kinematic axes [T 62], rad and m.
+
+    Args:
+        model: coupled.
+        axes: in the order of `skeleton.AXIS_NAMES`.
+        free: whether the axes' lumbar joints are free; then it is the nearest pose.
+    """
+    import jax.numpy as jnp
+
+    from simspine_jax.kinematics.lumbar import free_lumbar, free_to_coupled
+    from simspine_jax.skeleton import AXIS_NAMES
+
+    names = free_lumbar(model).free_names if free else model.free_names
+    q = jnp.asarray(axes[:, [AXIS_NAMES.index(name) for name in names]], model.dtype)
+    return free_to_coupled(model, q) if free else q
 
 
 def _write_set_report(out: Path, results: list[SimulatedTrial]) -> Path:
@@ -323,7 +406,7 @@ def validate(arguments: argparse.Namespace) -> int:
     """Draws and tabulates a set of annotations."""
     from tqdm import tqdm
 
-    from simspine_jax.io.release import find_release, read_release
+    from simspine_jax.io.release import Release, ReleaseTrial, find_release, read_release
     from simspine_jax.io.trials import find_trials_in, read_trial
     from simspine_jax.viz.validate import DEFAULT_FORMATS, run_validation
 
@@ -331,18 +414,18 @@ def validate(arguments: argparse.Namespace) -> int:
     if not path.exists():
         raise SimspineError(f"There is no {path}; give a folder of 'simspine simulate' or a release")
     if path.is_dir() and (path / "trials").is_dir():
-        chosen = [
-            t for t in find_trials_in(path)
-            if arguments.subjects in (None, []) or t.subject in arguments.subjects
-        ]  # fmt: skip
-        chosen = [t for t in chosen if arguments.actions is None or t.action in arguments.actions]
-        if not chosen:
-            raise SimspineError(f"{path} has no trials of these subjects and actions")
-        count, trials = len(chosen), (read_trial(t.path) for t in chosen)
+        stored = {
+            ReleaseTrial(t.subject, t.action, t.path.stem.removeprefix(f"{t.subject}_")): t.path
+            for t in find_trials_in(path)
+        }
+        selected = Release(path, "folder", tuple(stored)).select(arguments.subjects, arguments.actions)
+        count, trials = len(selected), (read_trial(stored[t]) for t in selected)
     else:
         selected = find_release(path).select(arguments.subjects, arguments.actions)
         count = len(selected)
         trials = read_release(path, subjects=arguments.subjects, actions=arguments.actions)
+    if not count:
+        raise SimspineError(f"{path} has no trials of these subjects with these actions together")
     hidden = arguments.quiet or not sys.stderr.isatty()
     with tqdm(total=count, unit="trial", disable=hidden) as bar:
 

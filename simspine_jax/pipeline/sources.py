@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,16 +13,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from simspine_jax.annotations import SpineTrial
+from simspine_jax.annotations import _NAME, SpineTrial
 from simspine_jax.capture import ACTION_NAMES, SUBJECT_NAMES, Capture, capture_trial, make_subject
 from simspine_jax.errors import FileFormatError, SimspineError, UnknownNameError
 from simspine_jax.geometry.cameras import Cameras
 from simspine_jax.io import read_markers, read_text
 from simspine_jax.io.calibration import read_cameras
-from simspine_jax.io.files import read_bytes
+from simspine_jax.io.files import place, shown
 from simspine_jax.io.keypoints import (
     Keypoints2D,
     main_person,
@@ -28,6 +32,7 @@ from simspine_jax.io.keypoints import (
     read_keypoints_npz,
     read_openpose_folder,
 )
+from simspine_jax.io.layout import ReleaseLayout, file_name
 from simspine_jax.io.npz import read_npz
 from simspine_jax.kinematics.model import SpineModel
 from simspine_jax.pipeline.records import digest_of
@@ -36,6 +41,12 @@ from simspine_jax.skeleton import TRC_NAMES
 
 LEAST_PICTURE_PX = 4.0
 """Keypoints that all lie within so many pixels of the corner are shares of the picture, not pixels."""
+
+RATE_TOLERANCE = 1e-3
+"""Relative difference up to which two rates are one that was rounded; 59.94 and 60 Hz are two."""
+
+UNREADABLE = bytes(hashlib.sha256().digest_size)
+"""Stands for the hash of a file that is missing or can't be read."""
 
 
 class TrialSource(Protocol):
@@ -86,7 +97,50 @@ class SubjectSource:
     def digest(self) -> str:
         """Hash of everything; its trials depend on each other through the subject's size."""
         parts = [trial.digest for trial in (*self.trials, *((self.static,) if self.static else ()))]
-        return digest_of(repr((self.name, self.height_m, self.mass_kg)).encode(), *map(str.encode, parts))
+        about = (self.name, self.height_m, self.mass_kg, self.static is not None)
+        return digest_of(repr(about).encode(), *map(str.encode, parts))
+
+
+def check_sources(subjects: Sequence[SubjectSource]) -> None:
+    """Refuses names that `SpineTrial` doesn't take, and those that would share files of the output.
+
+    Raises:
+        SimspineError: a name has other characters, or two subjects or trials would have the same files.
+    """
+    folders: dict[Path, str] = {}
+    files: dict[str, str] = {}
+    for subject in subjects:
+        _check_name("A subject", subject.name)
+        here = ReleaseLayout(Path()).model(subject.name)
+        if here in folders:
+            raise SimspineError(
+                f"The subjects '{folders[here]}' and '{subject.name}' would have the same files; valid are "
+                "names that differ in more than blanks and underscores"
+            )
+        folders[here] = subject.name
+        for trial in subject.trials:
+            _check_name(f"A trial of subject {subject.name}", trial.action)
+            stem, name = file_name(subject.name, trial.action), f"{subject.name} / {trial.action}"
+            if stem in files:
+                raise SimspineError(
+                    f"The trials '{files[stem]}' and '{name}' would have the same files, {stem}; valid are "
+                    "names that differ in more than blanks and underscores"
+                )
+            files[stem] = name
+
+
+def _check_name(whose: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise SimspineError(
+            f"{whose} is called {shown(name)}; valid are letters, digits, blank and ._-, of which the first "
+            "is a letter or digit"
+        )
+
+
+def action_from(path: Path) -> str:
+    """A trial's name from that of its file: what names can't have becomes an underscore."""
+    name = re.sub(r"[^A-Za-z0-9 ._-]", "_", path.absolute().stem).lstrip(" ._-")
+    return name or "trial"
 
 
 @dataclass(frozen=True)
@@ -99,7 +153,7 @@ class FileTrial:
             results file for each camera, or an NPZ.
         calibration: of the cameras; see `simspine_jax.io.calibration.read_cameras`.
         markers: body markers, ``.trc`` or ``.c3d``, Y up.
-        rate_hz: frames per second, for keypoint files that don't say it.
+        rate_hz: frames per second of the keypoints; those of a file that says it must be the same.
         schema: of `KEYPOINT_SCHEMAS`, where the number of keypoints does not tell.
         calibration_subject: for a calibration that holds several subjects.
         cameras_in_order: whether cameras of both go by their order and not by name.
@@ -121,12 +175,14 @@ class FileTrial:
 
     @property
     def digest(self) -> str:
-        """Hash of its files and settings."""
+        """Hash of its files and settings; that a file can't be read is a part of it, and `load` tells it."""
         settings = (self.rate_hz, self.schema, self.calibration_subject, self.cameras_in_order)
-        parts = [repr((self.action, *settings)).encode()]
-        for path in (self.keypoints, self.calibration, self.markers):
-            parts += [b""] if path is None else _contents(path)
-        return digest_of(*parts)
+        files = [b"" if path is None else _contents(path) for path in self._paths]
+        return digest_of(repr((self.action, *settings)).encode(), *files)
+
+    @property
+    def _paths(self) -> tuple[Path | None, ...]:
+        return self.keypoints, self.calibration, self.markers
 
     def truth(self) -> None:
         """Nothing is."""
@@ -134,6 +190,9 @@ class FileTrial:
 
     def load(self) -> TrialInput:
         """Reads it; see `TrialSource`."""
+        for path in self._paths:
+            if path is not None and not path.exists():
+                raise FileFormatError(f"There is no file or folder {place(path)}; valid is one that exists")
         markers = None if self.markers is None else read_markers(self.markers)
         if self.keypoints is None:
             if markers is None:
@@ -143,14 +202,24 @@ class FileTrial:
             raise SimspineError(f"{self.keypoints} needs the calibration of its cameras; give --calibration")
         cameras = read_cameras(self.calibration, subject=self.calibration_subject)
         found = self._read_keypoints(self.keypoints)
-        rate = found.rate_hz or self.rate_hz
-        if rate is None:
-            raise SimspineError(f"{self.keypoints} does not say its frames per second; give --rate")
+        rate = self._rate_of(found)
         views = matched_views(
             cameras, found, self.keypoints, self.calibration, in_order=self.cameras_in_order
         )
-        times = np.arange(len(found.positions)) / rate
+        times = (found.first_frame + np.arange(len(found.positions))) / rate
         return TrialInput(self.action, times, rate, views, markers, self.source)
+
+    def _rate_of(self, found: Keypoints2D) -> float:
+        """The file's own, or else the given one."""
+        rate = self.rate_hz if found.rate_hz is None else found.rate_hz
+        if rate is None:
+            raise SimspineError(f"{self.keypoints} does not say its frames per second; give --rate")
+        if self.rate_hz is not None and abs(rate - self.rate_hz) > RATE_TOLERANCE * rate:
+            raise SimspineError(
+                f"{self.keypoints} has {rate:.9g} frames per second and the given rate is "
+                f"{self.rate_hz:.9g}; valid is the file's, within {RATE_TOLERANCE:.1%}, or none"
+            )
+        return rate
 
     def _read_keypoints(self, path: Path) -> Keypoints2D:
         if path.is_dir():
@@ -173,13 +242,28 @@ class FileTrial:
         )
 
 
-def _contents(path: Path) -> list[bytes]:
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file())
-        return [part for p in files for part in (str(p.relative_to(path)).encode(), read_bytes(p))]
-    if not path.exists():
-        raise FileFormatError(f"There is no file {path}")
-    return [read_bytes(path)]
+def _contents(path: Path) -> bytes:
+    """What tells a file or folder as it is now from all others, in a few bytes."""
+    if not path.is_dir():
+        return b"file" + _file_digest(path)
+    whole = hashlib.sha256()
+    # Each name's hash has a fixed length, so that names and contents can't be taken for each other.
+    # The readers look no deeper, and follow links to folders, as these patterns do.
+    found = (*path.glob("*"), *path.glob("*/*"))
+    for file in sorted(p for p in found if p.is_file()):
+        whole.update(hashlib.sha256(os.fsencode(file.relative_to(path))).digest() + _file_digest(file))
+    return b"folder" + whole.digest()
+
+
+def _file_digest(path: Path) -> bytes:
+    """Of the contents, read a piece at a time; of no contents at all where there is no file to read."""
+    try:
+        if not path.is_file():  # a pipe or a device may block or never end
+            return UNREADABLE
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").digest()
+    except OSError:
+        return UNREADABLE
 
 
 def matched_views(
@@ -188,28 +272,22 @@ def matched_views(
     """Keypoints in the calibration's order of cameras and the vocabulary's order of keypoints.
 
     Cameras go by name, of which letters and digits count. A name of the detections may have more in it than
-    the calibration's (``cam01_json`` for ``cam_01``), as long as it is one camera's alone. With ``in_order``
-    names don't count: the first of the detections is the first of the calibration.
+    the calibration's (``cam01_json`` for ``cam_01``), as long as it is one camera's alone and no number goes
+    on (``cam10`` is not ``cam1``). With ``in_order`` names don't count: the first of the detections is the
+    first of the calibration, and both have as many.
+
+    The arrays have JAX's precision, because theirs is the triangulation's.
 
     Raises:
         SimspineError: cameras can't be told by name, or the keypoints can't be pixels.
     """
-    order = [_camera_of(name, cameras.names) for name in found.camera_names]
-    if in_order and len(found.camera_names) == len(cameras.names):
-        order = list(range(len(cameras.names)))
-    if len(found.camera_names) < 2 or None in order or len(set(order)) < len(order):
-        raise SimspineError(
-            f"{keypoints} has the cameras {', '.join(found.camera_names)} and {calibration} has "
-            f"{', '.join(cameras.names)}; valid are two or more, each named like one of the calibration, "
-            "or as many, with --cameras-in-order"
-        )
-    n_frames = len(found.positions)
-    positions = np.full((n_frames, len(cameras.names), len(TRC_NAMES), 2), np.nan, np.float32)
-    confidence = np.full(positions.shape[:-1], np.nan, np.float32)
+    order = _order_of_cameras(cameras, found, keypoints, calibration, in_order=in_order)
+    n_frames, precision = len(found.positions), jnp.zeros(0).dtype
+    positions = np.full((n_frames, len(cameras.names), len(TRC_NAMES), 2), np.nan, precision)
+    confidence = np.full(positions.shape[:-1], np.nan, precision)
     known = [k for k, name in enumerate(found.keypoint_names) if name in TRC_NAMES]
     there = [TRC_NAMES.index(found.keypoint_names[k]) for k in known]
     for view, camera in enumerate(order):
-        assert camera is not None  # seen to above
         positions[:, camera, there] = found.positions[:, view][:, known]
         confidence[:, camera, there] = found.confidence[:, view][:, known]
     seen = positions[np.isfinite(positions)]
@@ -222,18 +300,47 @@ def matched_views(
     return Views(cameras, positions, np.clip(confidence, 0, 1))
 
 
+def _order_of_cameras(
+    cameras: Cameras, found: Keypoints2D, keypoints: Path, calibration: Path, *, in_order: bool
+) -> list[int]:
+    """Which camera of the calibration each of the detections is."""
+    has = (
+        f"{keypoints} has the cameras {', '.join(found.camera_names)} and {calibration} has "
+        f"{', '.join(cameras.names)}"
+    )
+    if in_order and len(found.camera_names) != len(cameras.names):
+        raise SimspineError(f"{has}; valid are as many in both, with --cameras-in-order")
+    names = (
+        range(len(cameras.names)) if in_order else [_camera_of(n, cameras.names) for n in found.camera_names]
+    )
+    order = [camera for camera in names if camera is not None]
+    if len(order) < max(len(found.camera_names), 2) or len(set(order)) < len(order):
+        raise SimspineError(
+            f"{has}; valid are two or more, each named like one of the calibration, or as many, with "
+            "--cameras-in-order"
+        )
+    return order
+
+
 def _camera_of(name: str, cameras: Sequence[str]) -> int | None:
     if name in cameras:
         return cameras.index(name)
     bare = [_bare(camera) for camera in cameras]
-    within = [i for i, camera in enumerate(bare) if camera and camera in _bare(name)]
+    within = [i for i, camera in enumerate(bare) if camera and _holds(_bare(name), camera)]
     longest = [i for i in within if not any(bare[i] in bare[j] and i != j for j in within)]
     return longest[0] if len(longest) == 1 else None
 
 
+def _holds(name: str, part: str) -> bool:
+    """Whether the part is in the name and no number of it goes on there: ``cam1`` is not in ``cam10``."""
+    before = r"(?<!\d)" if part[0].isdigit() else ""
+    after = r"(?!\d)" if part[-1].isdigit() else ""
+    return re.search(before + re.escape(part) + after, name) is not None
+
+
 def _bare(name: str) -> str:
-    """Letters and digits alone: ``cam_01`` and ``Cam01`` are one name."""
-    return "".join(c for c in name.lower() if c.isalnum())
+    """Letters and digits alone, numbers apart: ``cam_01`` and ``Cam01`` are one name, ``cam0_1`` is not."""
+    return re.sub(r"(?<=\d)[\W_]+(?=\d)|([\W_]+)", lambda gap: "" if gap[1] else "-", name.lower())
 
 
 # --- manifests ---
