@@ -244,13 +244,13 @@ class FileTrial:
 
 def _contents(path: Path) -> bytes:
     """What tells a file or folder as it is now from all others, in a few bytes."""
-    if not path.is_dir():
+    if not os.path.isdir(path):  # unlike pathlib's, it doesn't raise where access is refused
         return b"file" + _file_digest(path)
     whole = hashlib.sha256()
     # Each name's hash has a fixed length, so that names and contents can't be taken for each other.
     # The readers look no deeper, and follow links to folders, as these patterns do.
     found = (*path.glob("*"), *path.glob("*/*"))
-    for file in sorted(p for p in found if p.is_file()):
+    for file in sorted(p for p in found if os.path.isfile(p)):
         whole.update(hashlib.sha256(os.fsencode(file.relative_to(path))).digest() + _file_digest(file))
     return b"folder" + whole.digest()
 
@@ -258,7 +258,7 @@ def _contents(path: Path) -> bytes:
 def _file_digest(path: Path) -> bytes:
     """Of the contents, read a piece at a time; of no contents at all where there is no file to read."""
     try:
-        if not path.is_file():  # a pipe or a device may block or never end
+        if not os.path.isfile(path):  # a pipe or a device may block or never end
             return UNREADABLE
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").digest()
@@ -327,7 +327,7 @@ def _camera_of(name: str, cameras: Sequence[str]) -> int | None:
         return cameras.index(name)
     bare = [_bare(camera) for camera in cameras]
     within = [i for i, camera in enumerate(bare) if camera and _holds(_bare(name), camera)]
-    longest = [i for i in within if not any(bare[i] in bare[j] and i != j for j in within)]
+    longest = [i for i in within if not any(i != j and _holds(bare[j], bare[i]) for j in within)]
     return longest[0] if len(longest) == 1 else None
 
 

@@ -84,6 +84,7 @@ def test_cameras_go_by_name(detections, calibration, expected) -> None:
         (("cam01", "cam1"), ("cam1", "cam2")),
         (("left_a", "left_b"), ("left", "right")),  # two that are one
         (("left_right", "left"), ("left", "right")),  # one that is two
+        (("cam1_cam12", "cam3"), ("cam1", "cam12", "cam3")),
     ],
 )
 def test_names_that_are_no_cameras_are_refused(detections, calibration) -> None:
