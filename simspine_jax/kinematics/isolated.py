@@ -23,6 +23,10 @@ from simspine_jax.errors import FileFormatError, MissingDependencyError, Simspin
 TIMEOUT_S = 600.0
 
 
+SCALING_PREFIX = ".scaling-"
+"""Of folders beside a scaled model in which it is made; a kill leaves them."""
+
+
 def convert_isolated(
     model: Path,
     target: Path,
@@ -98,7 +102,7 @@ def scale_isolated(
     }
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".scaling-", dir=target.parent) as folder:
+        with tempfile.TemporaryDirectory(prefix=SCALING_PREFIX, dir=target.parent) as folder:
             made, asked = Path(folder).resolve() / target.name, Path(folder).resolve() / "request.json"
             asked.write_text(json.dumps(request), encoding="utf-8")
             command = ["osim2mjcf.opensim_scale", str(model.resolve()), str(made), str(asked)]

@@ -27,7 +27,8 @@ def blend_chain(
 ) -> NDArray[np.float64]:
     """Keypoints ``[T 37 3]`` whose spine is stretched onto the prediction and blended with it.
 
-    Frames in which the prediction lacks hip or neck stay as simulated; so does each point that it lacks.
+    Frames in which the prediction lacks hip or neck stay as simulated. Points that it lacks, and their
+    neighbours, are stretched and not blended.
     """
     chain, seen = simulated[:, _IDS], predicted[:, _IDS]
     stretched = _stretched(chain, seen)

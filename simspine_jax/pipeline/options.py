@@ -39,7 +39,6 @@ class SimulationOptions:
         lumbar: ``coupled`` as the model ships, or ``free``: 18 axes that a stiffness pulls to the rhythm.
         stiffness: of that pull, m²/rad²; None for the default of `kinematics.lumbar` at this noise, 0 for
             none; the larger, the nearer to ``coupled``.
-        marker_cutoff_hz: of a zero-phase Butterworth filter before the solve; 0 for none.
         output_cutoff_hz: of one over the results; 0 for none.
         output_order: of one pass of it.
         blend: share of the smoothed prediction in the final spine chain.
@@ -61,7 +60,6 @@ class SimulationOptions:
     acceleration: float = 1e-7
     lumbar: Lumbar = "coupled"
     stiffness: float | None = None
-    marker_cutoff_hz: float = 0.0
     output_cutoff_hz: float = 0.0
     output_order: int = 1
     blend: float = 0.0
@@ -73,7 +71,8 @@ class SimulationOptions:
                 raise UnknownNameError(name.capitalize(), getattr(self, name), "the choices", valid)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, float) and not (math.isfinite(value) and value >= 0):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if number and not (math.isfinite(value) and value >= 0):
                 raise SimspineError(f"{field.name} is {value}; valid is a finite number from 0 on")
         if self.stiffness is not None and self.lumbar == "coupled":
             raise SimspineError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,15 +27,16 @@ from simspine_jax.io import Storage, write_sto
 from simspine_jax.io.layout import ReleaseLayout
 from simspine_jax.io.release import write_release_cameras, write_release_h5, write_release_trial
 from simspine_jax.io.trials import read_trial, write_quality_csv, write_trial
-from simspine_jax.kinematics.isolated import scale_isolated
+from simspine_jax.kinematics.isolated import SCALING_PREFIX, scale_isolated
 from simspine_jax.pipeline.ik import FailedTrial, LoadedModel, Progress
 from simspine_jax.pipeline.options import SimulationOptions
 from simspine_jax.pipeline.records import digest_of, is_temporary, write_json
-from simspine_jax.pipeline.sources import SubjectSource
+from simspine_jax.pipeline.sources import SubjectSource, check_sources
 from simspine_jax.pipeline.stages import (
     Points,
     SubjectSize,
     TrialInput,
+    check_model,
     find_points,
     find_size,
     simulate_trials,
@@ -44,9 +46,6 @@ from simspine_jax.skeleton import REGIONS
 FORMAT = "simspine_jax simulation"
 GROUP_TRIALS = 8
 """Trials that are solved together."""
-
-HEIGHT_RANGE_M = (0.9, 2.3)
-"""A subject outside of it comes from units that are not what they are taken for."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def run_simulation(
     For each subject ``cameras/Calib_<subject>.toml``, ``models/<subject>.json`` (factors, height, mass) and,
     with ``osim`` and OpenSim, ``models/<subject>.osim``; for each trial ``markers/…trc``, ``kinematics/…mot``
     with the marker errors beside it, ``quality/…csv``, ``trials/…npz`` (all of it without loss) and the
-    record ``trials/…json``; in the end ``simspine.h5``.
+    record ``trials/…json``; in the end ``simspine.h5`` with this run's trials.
 
     Args:
         loaded: the model.
@@ -128,17 +127,16 @@ def run_simulation(
     Raises:
         SimspineError: two subjects have one name, or the folder can't be written.
     """
-    names = [subject.name for subject in subjects]
-    if len(set(names)) < len(names):
-        raise SimspineError(f"Two subjects are called '{max(names, key=names.count)}'; names must differ")
+    check_sources(subjects)
+    check_model(loaded.model)
     layout = ReleaseLayout(Path(out))
     run = _Run(loaded, layout, options, osim, force, progress, note or (lambda text: None))
-    changed = False
+    if not all(run.is_complete(subject) for subject in subjects):
+        # What it holds is about to change; without it, a killed run is not taken for a complete one.
+        layout.hdf5.unlink(missing_ok=True)
     for subject in subjects:
-        for result in run.subject(subject):
-            changed |= isinstance(result, SimulatedTrial) and not result.resumed
-            yield result
-    if changed or not layout.hdf5.exists():
+        yield from run.subject(subject)
+    if not layout.hdf5.exists():
         run.write_set(subjects)
 
 
@@ -152,52 +150,67 @@ class _Run:
     progress: Progress | None
     note: Callable[[str], None]
 
+    def is_complete(self, source: SubjectSource) -> bool:
+        """Whether nothing is to be done for this subject."""
+        key = self._key(source)
+        return not self.force and all(self._complete(source.name, t.action, key) for t in source.trials)
+
     def subject(self, source: SubjectSource) -> Iterator[SimulatedTrial | FailedTrial]:
         """All trials of a subject, those that fail told."""
-        try:
-            key = self._key(source)
-        except SimspineError as error:
-            yield from (FailedTrial(f"{source.name} {t.action}", str(error)) for t in source.trials)
-            return
+        key = self._key(source)
         done = {t.action: self._complete(source.name, t.action, key) for t in source.trials}
         if not self.force and all(done.values()):
             yield from (result for result in done.values() if result is not None)
             return
         inputs: list[TrialInput] = []
+        points: list[Points] = []
         for trial in source.trials:
             try:
-                inputs.append(trial.load())
+                loaded = trial.load()
+                points.append(find_points(loaded, self.options))
+                inputs.append(loaded)
             except (SimspineError, OSError) as error:
-                yield FailedTrial(f"{source.name} {trial.action}", str(error))
+                yield self._failed(source.name, trial.action, error)
         if inputs:
-            yield from self._solve(source, inputs, key, {} if self.force else done)
+            # A trial that can't be read has no part in the subject's size: another run may read it.
+            whole = len(inputs) == len(source.trials)
+            key |= {"trials": "all" if whole else ", ".join(trial.action for trial in inputs)}
+            known = (
+                {} if self.force else {t.action: self._complete(source.name, t.action, key) for t in inputs}
+            )
+            yield from self._solve(source, inputs, points, key, known)
 
     def _key(self, source: SubjectSource) -> dict[str, str]:
         return {
             "version": ssj.__version__,
             "model_sha256": self.loaded.digest,
-            "options_sha256": digest_of(repr(self.options).encode()),
+            "options_sha256": digest_of(repr((self.options, str(self.loaded.model.dtype))).encode()),
             "subject_sha256": source.digest,
+            "trials": "all",
         }
+
+    def _failed(self, subject: str, action: str, error: Exception) -> FailedTrial:
+        """What it was before doesn't hold any more."""
+        self.layout.trial(subject, action).with_suffix(".json").unlink(missing_ok=True)
+        return FailedTrial(f"{subject} {action}", str(error))
 
     def _solve(
         self,
         source: SubjectSource,
         inputs: Sequence[TrialInput],
+        points: Sequence[Points],
         key: dict[str, str],
         done: dict[str, SimulatedTrial | None],
     ) -> Iterator[SimulatedTrial | FailedTrial]:
         model = self.loaded.model
         try:
-            points = [find_points(trial, self.options) for trial in inputs]
             static = None if source.static is None else find_points(source.static.load(), self.options)
             size = find_size(
                 model, points if static is None else [static], self.options,
                 height_m=source.height_m, mass_kg=source.mass_kg,
             )  # fmt: skip
-            self._check_size(source, size)
         except (SimspineError, OSError) as error:
-            yield from (FailedTrial(f"{source.name} {t.action}", str(error)) for t in inputs)
+            yield from [self._failed(source.name, trial.action, error) for trial in inputs]
             return
         self._write_subject(source, inputs, size, key)
         truths = {trial.action: trial.truth for trial in source.trials}
@@ -207,28 +220,18 @@ class _Run:
             if all(known):
                 yield from (result for result in known if result is not None)
                 continue
-            try:
-                trials = self._group(source.name, inputs[group], points[group], size)
-            except SimspineError as error:
-                yield from (FailedTrial(f"{source.name} {t.action}", str(error)) for t in inputs[group])
-                continue
+            failed: list[FailedTrial] = []
+
+            def tell(trial: TrialInput, error: SimspineError, failed: list[FailedTrial] = failed) -> None:
+                failed.append(self._failed(source.name, trial.action, error))
+
+            trials = simulate_trials(
+                model, source.name, inputs[group], points[group], size, self.options,
+                progress=self.progress, failed=tell,
+            )  # fmt: skip
+            yield from failed
             for trial in trials:
                 yield self._write_trial(trial, truths[trial.action](), key)
-
-    def _group(
-        self, name: str, inputs: Sequence[TrialInput], points: Sequence[Points], size: SubjectSize
-    ) -> list[SpineTrial]:
-        return simulate_trials(
-            self.loaded.model, name, inputs, points, size, self.options, progress=self.progress
-        )
-
-    def _check_size(self, source: SubjectSource, size: SubjectSize) -> None:
-        low, high = HEIGHT_RANGE_M
-        if not low <= size.height_m <= high:
-            raise SimspineError(
-                f"Subject {source.name} is {size.height_m:.3g} m tall; valid are {low:g} to {high:g} m; "
-                "check the units of calibration and markers (metres)"
-            )
 
     def _write_subject(
         self, source: SubjectSource, inputs: Sequence[TrialInput], size: SubjectSize, key: dict[str, str]
@@ -254,7 +257,7 @@ class _Run:
                     self.osim.path, path, factors, mass_kg=size.mass_kg, markers=self.osim.markers,
                     name=source.name,
                 )  # fmt: skip
-            except MissingDependencyError as error:
+            except SimspineError as error:
                 self.note(f"no scaled .osim for {source.name}: {error}")
         write_json(record, about)
 
@@ -270,8 +273,8 @@ class _Run:
         if trial.residuals is not None:
             seen = np.isfinite(trial.residuals).any(axis=1)
             table = Storage(
-                "Distance of each model marker from its target, m; 0 where the target is missing",
-                trial.marker_names, trial.times[seen], np.nan_to_num(trial.residuals[seen]), False,
+                "Distance of each model marker from its target, m",
+                trial.marker_names, trial.times[seen], trial.residuals[seen], False,
             )  # fmt: skip
             if seen.any():
                 write_sto(errors, table)
@@ -304,16 +307,18 @@ class _Run:
             return None  # absent, or not a record of ours: the trial is done anew
 
     def write_set(self, subjects: Sequence[SubjectSource]) -> None:
-        """All complete trials in one HDF5 file, and what a killed run left half-written taken away."""
-        for path in self.layout.root.rglob("*"):
+        """This run's complete trials in one HDF5 file, and what a killed run left half-written taken away."""
+        for path in list(self.layout.root.rglob("*")):
             if is_temporary(path):
                 path.unlink()
+        for path in (self.layout.root / "models").glob(f"{SCALING_PREFIX}*"):
+            shutil.rmtree(path, ignore_errors=True)
         stored = [
             path
             for subject in subjects
             for trial in subject.trials
             if (path := self.layout.trial(subject.name, trial.action)).is_file()
-            and path.with_suffix(".json").is_file()
+            and path.with_suffix(".json").is_file()  # those that failed have none
         ]
         if not stored:
             return

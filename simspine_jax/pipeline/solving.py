@@ -1,12 +1,13 @@
 """Inverse kinematics of many trials of one subject: clips of few shapes, in batches, over all devices.
 
-Trials longer than `CLIP_FRAMES` are cut into clips that overlap by `OVERLAP_FRAMES` on each side. The
-penalties of a whole-clip solve reach only some frames far, so that what the overlaps differ in is thrown away
-with them, and memory does not grow with the length of a trial.
+Trials longer than `CLIP_FRAMES` are cut into clips that overlap on both sides. The penalties of a whole-clip
+solve reach only some frames far (`overlap_frames`), so that what the overlaps differ in is thrown away with
+them, and memory does not grow with the length of a trial.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -28,9 +29,13 @@ from simspine_jax.kinematics.residuals import Residual
 from simspine_jax.pipeline.ik import Progress, padded_size, quick_to_compile
 from simspine_jax.pipeline.options import SimulationOptions
 
-CLIP_FRAMES = 512
-OVERLAP_FRAMES = 48
-"""A second at 50 Hz: where it was halved, seams of a tenth of a millimetre began to show."""
+CLIP_FRAMES = 1024
+REACH_FRAMES, REACH_WEIGHT = 96, 1e-7 * 50.0**4
+"""Overlap for penalties of this weight, in units of one step; it grows with the fourth root of the weight.
+
+A penalty on second differences is a stiff beam on springs: what happens at its end decays over a length that
+goes with the fourth root of stiffness over springs.
+"""
 
 CPU_CLIPS, ACCELERATOR_CLIPS = 4, 64
 """Clips in one call on each device."""
@@ -141,10 +146,14 @@ def solve_trials(
     present = [np.isfinite(t.markers).all(axis=-1) & (t.weights > 0) for t in trials]
     least = int(needed_markers(treated, np.concatenate(present)))
     motions = [
-        Motion(np.full((len(t.markers), treated.n_free), np.nan), np.full(len(t.markers), 2)) for t in trials
+        Motion(
+            np.full((len(t.markers), treated.n_free), np.nan),
+            np.full(len(t.markers), IKStatus.TOO_FEW_MARKERS),
+        )
+        for t in trials
     ]
     total, done = sum(len(t.markers) for t in trials), 0
-    for clips, size in _batches(trials, n_devices, clip_frames, overlap=options.smooths):
+    for clips, size in _batches(trials, n_devices, clip_frames, options):
         markers, weights, lengths = map(jnp.asarray, _stacked(trials, clips, size, n_devices, dtype))
         smoothing = Smoothing(options.velocity, options.acceleration, trials[clips[0].trial].rate_hz)
         q, status = _solver(static)(
@@ -182,19 +191,29 @@ def _cut(trial: int, n_frames: int, longest: int, overlap: int) -> list[_Clip]:
 
 
 def _batches(
-    trials: Sequence[Targets], n_devices: int, longest: int, *, overlap: bool
+    trials: Sequence[Targets], n_devices: int, longest: int, options: SimulationOptions
 ) -> Iterator[tuple[list[_Clip], int]]:
     """Clips of one padded size and rate, as many as fit in a call."""
     alike: dict[tuple[int, float], list[_Clip]] = {}
     for index, trial in enumerate(trials):
         count = len(trial.markers)
-        size = longest if count > longest else padded_size(count)
-        clips = _cut(index, count, longest, OVERLAP_FRAMES if overlap else 0)
+        overlap = overlap_frames(options, trial.rate_hz)
+        length = max(longest, padded_size(4 * overlap))
+        size = length if count > length else padded_size(count)
+        clips = _cut(index, count, length, overlap)
         alike.setdefault((size, trial.rate_hz), []).extend(clips)
     step = _clips_each() * n_devices
     for (size, _), clips in alike.items():
         for start in range(0, len(clips), step):
             yield clips[start : start + step], size
+
+
+def overlap_frames(options: SimulationOptions, rate_hz: float) -> int:
+    """Frames that clips share on each side, so that their seams don't show."""
+    stiffness = options.acceleration * rate_hz**4 / REACH_WEIGHT
+    # A velocity is a string on springs, whose reach goes with the square root; it is compared as a beam.
+    tension = (options.velocity * rate_hz**2) ** 2 / REACH_WEIGHT**2
+    return math.ceil(REACH_FRAMES * max(stiffness, tension) ** 0.25)
 
 
 def _clips_each() -> int:

@@ -6,8 +6,11 @@ function of the one before (SIMSPINE, section 3.1 and Figure 2), and each can be
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,21 +21,22 @@ from numpy.typing import NDArray
 from simspine_jax import signal
 from simspine_jax.annotations import Outcome, QualityEvent, SpineTrial
 from simspine_jax.arrays import Array, Float
-from simspine_jax.errors import ShapeError, SimspineError
+from simspine_jax.errors import ShapeError, SimspineError, UnknownNameError
 from simspine_jax.geometry.cameras import Cameras
 from simspine_jax.geometry.frames import zup_to_yup
 from simspine_jax.geometry.triangulation import Triangulated, triangulate_robust, triangulate_weighted
 from simspine_jax.io import MarkerTrajectory
 from simspine_jax.kinematics.curvature import (
+    ENDPLATES_DEG,
     Curvature,
     body_curvature,
     keypoint_curvature,
     vertebral_rotations,
 )
 from simspine_jax.kinematics.forward import expand_coordinates, forward_kinematics
+from simspine_jax.kinematics.inverse import IKStatus
 from simspine_jax.kinematics.model import SpineModel
 from simspine_jax.kinematics.scaling import (
-    DEFAULT_MASS_KG,
     GENERIC_HEIGHT_M,
     PAPER_MEASUREMENTS,
     ScaleStatus,
@@ -57,10 +61,20 @@ SCALING_FRAMES = 4096
 MASS_INDEX = 21.75
 """kg/m^2, the middle of the range that the World Health Organization calls normal: where no mass is given."""
 
+HEIGHT_RANGE_M = (0.8, 2.5)
+"""Heights that markers may give before their units are doubted."""
+
+MOST_OFF = 1.4
+"""How far a given height may be from the markers' before either is doubted; detectors err by a tenth."""
+
 FACE = ("left_eye", "right_eye", "left_ear", "right_ear")
 """Keypoints without a marker on the model; they are carried by its head."""
 
 _FACE_IDS = tuple(KEYPOINT_NAMES.index(name) for name in FACE)
+
+
+Failed = Callable[["TrialInput", SimspineError], None]
+"""Called with a trial that can't be simulated, and why."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +125,7 @@ class SubjectSize:
     """How the generic model is made the subject's."""
 
     scale_factors: NDArray[np.float64]  # [B 3]
-    height_m: float
+    height_m: float | None
     mass_kg: float
     ratios: tuple[tuple[str, float | None], ...] = ()  # measured, by measurement
     marker_offsets: NDArray[np.float64] | None = None  # [M 3] m, of markers placed on the subject
@@ -121,7 +135,7 @@ class SubjectSize:
 
 
 def find_points(trial: TrialInput, options: SimulationOptions) -> Points:
-    """A trial's marker positions, short gaps filled and filtered as the options say."""
+    """A trial's marker positions with short gaps filled."""
     markers = trial.markers
     if trial.views is not None:
         points = _triangulate(trial, trial.views, options)
@@ -135,7 +149,12 @@ def find_points(trial: TrialInput, options: SimulationOptions) -> Points:
 
 
 def _triangulate(trial: TrialInput, views: Views, options: SimulationOptions) -> Points:
-    method = triangulate_robust if options.triangulation == "robust" else triangulate_weighted
+    # Pose2Sim leaves the lens's distortion in by default; on wide lenses that alone is off by centimetres.
+    method = (
+        triangulate_robust
+        if options.triangulation == "robust"
+        else partial(triangulate_weighted, undistorted=True)
+    )
     parts = [
         _numpy(method(views.cameras, keypoints, confidence), count)
         for (keypoints, confidence), count in _blocks(views.keypoints, views.confidence)
@@ -173,18 +192,35 @@ def _merge(points: Points, body: MarkerTrajectory, source: str) -> Points:
     """Body markers and triangulated keypoints as one set, on the clock and in the frame of the markers."""
     spine = MarkerTrajectory(points.names, points.times, points.positions, points.rate_hz, source)
     merged = merge_markers(body, spine, spine_confidence=points.confidence)
-    times = merged.markers.times
-    nearest = np.abs(times[:, None] - points.times).argmin(axis=1) if len(times) else np.zeros(0, int)
+    times, rate = merged.markers.times, merged.markers.rate
     views = (points.triangulated, points.triangulated_confidence, points.reprojection_px)
-    triangulated, confidence, error = (None if x is None else x[nearest] for x in views)
+    shifted = points.times + merged.time_offset_s
+    triangulated, confidence, error = (None if x is None else _nearest(x, shifted, times) for x in views)
+    if triangulated is not None and merged.alignment is not None:
+        triangulated = triangulated @ merged.alignment.rotation.T + merged.alignment.translation
+    # What the detector saw is as far off as ever, so only a set of markers alone is trusted as such.
+    optical = not merged.from_spine.any()
     return Points(
-        merged.markers.names, times, merged.markers.rate, merged.markers.positions, merged.confidence,
-        triangulated, confidence, error, optical=True,
+        merged.markers.names, times, rate, merged.markers.positions, merged.confidence,
+        triangulated, None if confidence is None else np.nan_to_num(confidence), error, optical=optical,
     )  # fmt: skip
 
 
+def _nearest(
+    values: NDArray[np.float64], there: NDArray[np.float64], here: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The values at the nearest of the times ``there``, NaN where none is within half a step."""
+    after = np.clip(np.searchsorted(there, here), 1, max(len(there) - 1, 1))
+    pair = np.stack([after - 1, np.minimum(after, len(there) - 1)])
+    distance = np.abs(there[pair] - here)
+    nearest = pair[distance.argmin(axis=0), np.arange(len(here))]
+    step = np.median(np.diff(there)) if len(there) > 1 else np.inf
+    near = distance.min(axis=0) <= 0.5 * step * (1 + 1e-6)
+    return np.where(near.reshape(-1, *[1] * (values.ndim - 1)), values[nearest], np.nan)
+
+
 def clean(points: Points, options: SimulationOptions) -> Points:
-    """Short gaps interpolated, and the filter of the options over each run without gaps."""
+    """Interpolates short gaps."""
     n_frames, rate_hz = len(points.positions), points.rate_hz
     size = padded_size(n_frames)
     padded = np.full((size, *points.positions.shape[1:]), np.nan)
@@ -192,9 +228,9 @@ def clean(points: Points, options: SimulationOptions) -> Points:
     values = jnp.asarray(padded)
     present = jnp.broadcast_to(jnp.isfinite(values).all(axis=-1, keepdims=True), values.shape)
     before = np.asarray(present)[:n_frames, :, 0]
-    values, present = signal.fill_gaps(values, present, max_gap=jnp.asarray(int(options.max_gap_s * rate_hz)))
-    if options.marker_cutoff_hz:
-        values = signal.lowpass(values, present, rate_hz=rate_hz, cutoff_hz=options.marker_cutoff_hz)
+    values, present = signal.fill_gaps(
+        values, present, max_gap=jnp.asarray(whole_frames(options.max_gap_s, rate_hz))
+    )
     after = np.asarray(present)[:n_frames, :, 0]
     filled = after & ~before
     confidence = _fill_down(points.confidence, filled)
@@ -204,6 +240,11 @@ def clean(points: Points, options: SimulationOptions) -> Points:
         confidence=confidence,
         events=(*points.events, *_gap_events(points.names, filled, ~after, rate_hz)),
     )
+
+
+def whole_frames(seconds: float, rate_hz: float) -> int:
+    """Frames that fit in a time; a part in a million is forgiven, as rates are rounded."""
+    return math.floor(seconds * rate_hz * (1 + 1e-6))
 
 
 def _fill_down(confidence: NDArray[np.float64], filled: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -223,12 +264,9 @@ def _gap_events(
     )
     for mask, outcome, reason in findings:
         for k, name in enumerate(names):
-            edges = np.diff(np.concatenate([[0], mask[:, k].astype(int), [0]]))
-            for first, end in zip(np.flatnonzero(edges > 0), np.flatnonzero(edges < 0), strict=True):
-                length = float((end - first) / rate_hz)
-                events.append(
-                    QualityEvent("signal", int(first), int(end - 1), name, reason, outcome, length, None, "s")
-                )
+            for first, last in _runs(mask[:, k]):
+                length = float((last - first + 1) / rate_hz)
+                events.append(QualityEvent("signal", first, last, name, reason, outcome, length, None, "s"))
     return events
 
 
@@ -250,20 +288,24 @@ def find_size(
     """
     n_bodies = len(model.body_names)
     if not options.scale:
-        mass = mass_kg or options.mass_kg or DEFAULT_MASS_KG
-        return SubjectSize(np.ones((n_bodies, 3)), height_m or GENERIC_HEIGHT_M, mass)
+        mass = mass_kg or float(np.sum(model.mjx_model.body_mass))
+        return SubjectSize(np.ones((n_bodies, 3)), height_m, mass)
     names = trials[0].names
-    same = [points for points in trials if points.names == names]
+    rate = trials[0].rate_hz
+    same = [points for points in trials if points.names == names and points.rate_hz == rate]
     found = scale_factors(model, jnp.asarray(_stretches(same), model.dtype), names, symmetric=True)
     spread = options.optical_std_m if trials[0].optical else options.marker_std_m
     stature = None if height_m is None else height_m / GENERIC_HEIGHT_M
-    if stature is None and not (np.asarray(found.status) == ScaleStatus.MEASURED).any():
+    measured = bool((np.asarray(found.status) == ScaleStatus.MEASURED).any())
+    if stature is None and not measured:
         raise SimspineError(
             "No pair of markers that scaling measures is ever seen together; valid are trials that show "
             "shoulders and hips, or a given height"
         )
+    if measured:
+        _check_units(float(estimate_height(model, found.factors)), height_m)
     factors = found.factors
-    if spread > 0:
+    if spread > 0 or not measured:
         factors = shrink_to_stature(model, found, PAPER_MEASUREMENTS, marker_std_m=spread, stature=stature)
     height = float(estimate_height(model, factors)) if height_m is None else height_m
     mass = mass_kg or options.mass_kg or MASS_INDEX * height**2
@@ -272,6 +314,21 @@ def find_size(
         np.asarray(factors, np.float64), height, mass,
         tuple((name, float(r) if np.isfinite(r) else None) for name, r in ratios),
     )  # fmt: skip
+
+
+def _check_units(measured_m: float, given_m: float | None) -> None:
+    """Refuses a size that only units which are not metres explain."""
+    low, high = HEIGHT_RANGE_M
+    if not low <= measured_m <= high:
+        raise SimspineError(
+            f"By its markers the subject is {measured_m:.3g} m tall; valid are {low:g} to {high:g} m; check "
+            "the units of calibration and markers (metres)"
+        )
+    if given_m is not None and not 1 / MOST_OFF < measured_m / given_m < MOST_OFF:
+        raise SimspineError(
+            f"By its markers the subject is {measured_m:.3g} m tall and {given_m:g} m were given; check the "
+            "height, and the units of calibration and markers (metres)"
+        )
 
 
 def _stretches(trials: Sequence[Points]) -> NDArray[np.float64]:
@@ -377,7 +434,7 @@ def annotate(
     face = place_face(first, points)
     keypoints = keypoints_of(model, first, face)
     curvature = _curvature(keypoints)
-    limits = replace(limits or QualityLimits(), fill_seconds=options.max_gap_s)
+    limits = limits or QualityLimits(fill_seconds=options.max_gap_s)
     judged = assess(
         model, points.times, motion.q,
         has_pose=motion.has_pose, residuals=residuals, weights=targets.weights, curvature=curvature,
@@ -387,7 +444,6 @@ def annotate(
     last = pose_outputs(model, q, size.scale_factors, size.marker_offsets)
     keypoints = keypoints_of(model, last, face)
     if options.blend and points.triangulated is not None:
-        keypoints = _filtered(keypoints, points.rate_hz, options)
         keypoints = blend_chain(
             keypoints, _filtered(points.triangulated, points.rate_hz, options), options.blend
         )
@@ -405,15 +461,30 @@ def annotate(
         camera_names=() if trial.views is None else tuple(trial.views.cameras.names),
         reprojection_px=points.reprojection_px,
         marker_names=model.marker_names,
-        residuals=residuals,
+        residuals=np.linalg.norm(last.markers - targets.markers, axis=-1),
         vertebral_rotations=np.asarray(last.rotations),
         lordosis=np.asarray(curvature.lordosis),
         kyphosis=np.asarray(curvature.kyphosis),
         body_lordosis=np.asarray(last.curvature.lordosis),
         body_kyphosis=np.asarray(last.curvature.kyphosis),
-        events=(*points.events, *judged.events),
+        events=(*points.events, *_unconverged(motion), *judged.events),
         source=trial.source,
     )
+
+
+def _unconverged(motion: Motion) -> list[QualityEvent]:
+    """Frames whose solve ran out of steps; quality judges what came of them."""
+    return [
+        QualityEvent("ik", first, last, "", "the solve ran out of steps before it converged", "noted")
+        for first, last in _runs(motion.status == IKStatus.MAX_ITERATIONS)
+    ]
+
+
+def _runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """First and last frame of each run."""
+    edges = np.diff(np.concatenate([[0], mask.astype(int), [0]]))
+    starts, ends = np.flatnonzero(edges > 0), np.flatnonzero(edges < 0)
+    return [(int(first), int(end - 1)) for first, end in zip(starts, ends, strict=True)]
 
 
 def _axes(model: SpineModel, coordinates: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -429,12 +500,13 @@ def _filtered(values: NDArray[np.float64], rate_hz: float, options: SimulationOp
     """The zero-phase filter over results, where the options have one."""
     if not options.output_cutoff_hz:
         return values
-    present = jnp.asarray(np.isfinite(values))
+    padded = np.full((padded_size(len(values)), *values.shape[1:]), np.nan)
+    padded[: len(values)] = values
     smooth = signal.lowpass(
-        jnp.asarray(values), present,
+        jnp.asarray(padded), jnp.asarray(np.isfinite(padded)),
         rate_hz=rate_hz, cutoff_hz=options.output_cutoff_hz, order=options.output_order,
     )  # fmt: skip
-    return np.asarray(smooth, np.float64)
+    return np.asarray(smooth, np.float64)[: len(values)]
 
 
 def place_face(poses: _Outputs, points: Points) -> NDArray[np.float64]:
@@ -473,6 +545,17 @@ _keypoint_curvature = jax.jit(keypoint_curvature)
 # --- all of it -------------------------------------------------------------------------------------------
 
 
+def check_model(model: SpineModel) -> None:
+    """Refuses a model without the bodies that vertebrae and face hang on.
+
+    Raises:
+        UnknownNameError: names the first that is missing.
+    """
+    for body in ("head", *dict.fromkeys(body for body, _ in ENDPLATES_DEG.values()), "lumbar2", "lumbar3"):
+        if body not in model.body_names:
+            raise UnknownNameError("Body", body, f"the model {model.name}", model.body_names)
+
+
 def simulate_trials(
     model: SpineModel,
     subject: str,
@@ -483,17 +566,46 @@ def simulate_trials(
     *,
     limits: QualityLimits | None = None,
     progress: Progress | None = None,
+    failed: Failed | None = None,
 ) -> list[SpineTrial]:
-    """Inverse kinematics of these trials together, then vertebrae and quality of each."""
+    """Inverse kinematics of these trials together, then vertebrae and quality of each.
+
+    A trial whose data don't do is told to ``failed`` and left out; without it, it raises.
+    """
+    check_model(model)
     treated, _ = treated_model(model, options)
-    targets = [targets_of(model, p, options) for p in points]
-    motions = solve_trials(
-        model, targets, size.scale_factors, options, marker_offsets=size.marker_offsets, progress=progress
+    targets: list[Targets | None] = []
+    for trial, found in zip(trials, points, strict=True):
+        with _told(trial, failed):
+            targets.append(targets_of(model, found, options))
+            continue
+        targets.append(None)
+    good = [target for target in targets if target is not None]
+    motions = iter(
+        solve_trials(
+            model, good, size.scale_factors, options, marker_offsets=size.marker_offsets, progress=progress
+        )
+        if good
+        else ()
     )
-    return [
-        annotate(treated, subject, *one, size, options, limits)
-        for one in zip(trials, points, targets, motions, strict=True)
-    ]
+    done = []
+    for trial, found, target in zip(trials, points, targets, strict=True):
+        if target is not None:
+            motion = next(motions)
+            with _told(trial, failed):
+                done.append(annotate(treated, subject, trial, found, target, motion, size, options, limits))
+    return done
+
+
+@contextmanager
+def _told(trial: TrialInput, failed: Failed | None) -> Iterator[None]:
+    """Tells what is wrong with a trial, where somebody wants to know, and goes on without it."""
+    try:
+        yield
+    except SimspineError as error:
+        if failed is None:
+            raise
+        failed(trial, error)
 
 
 def simulate_subject(
