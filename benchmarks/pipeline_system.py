@@ -51,6 +51,9 @@ Triangulation alone is not held to it: what it can't see only flatters what the 
 """
 
 SPEED_TRIALS = (("Walking", 30.0), ("Greeting", 24.0))
+PEER_FRAMES = 512
+"""Of a clip of the solve alone."""
+
 SEAM_CASES = ((50.0, 32.0, 1.0), (200.0, 8.0, 1.0), (50.0, 32.0, 100.0))
 """Rate, seconds, and how many times the preset's weight of accelerations."""
 
@@ -328,7 +331,7 @@ def throughput(place: Workplace) -> Iterator[Measurement]:
     points = [find_points(trial, options) for trial in inputs]
     size, _ = simulate_subject(place.spine, "S1", inputs, options)
     targets = [targets_of(place.spine, p, options) for p in points]
-    width = min(solving.CLIP_FRAMES, padded_size(max(len(t.markers) for t in targets)))
+    width = min(PEER_FRAMES, padded_size(max(len(t.markers) for t in targets)))
     markers, weights, lengths = _pieces(targets, width)
     seen = np.concatenate([np.isfinite(t.markers).all(axis=-1) & (t.weights > 0) for t in targets])
     pulls = {
@@ -387,12 +390,13 @@ def _pieces(targets: Sequence[solving.Targets], width: int) -> tuple[jax.Array, 
 
 def seams(place: Workplace) -> Iterator[Measurement]:
     """Long trials solved in overlapping clips against the same in one clip."""
-    # Tried on less: just more than fits in one clip.
+    # Tried on less: just more than fits in one short clip.
+    clip_frames = place.size(solving.CLIP_FRAMES, 512)
     cases = SEAM_CASES if not place.quick else ((50.0, 12.0, 1.0),)
     apart, failed = {}, []
     for rate_hz, seconds, times in cases:
         name = f"{rate_hz:g} Hz, {seconds:g} s" + (f", acceleration weight x {times:g}" if times != 1 else "")
-        distance = _seam_mm(place.spine, rate_hz, seconds, times)
+        distance = _seam_mm(place.spine, rate_hz, seconds, times, clip_frames)
         apart[name] = {"max_mm": float(np.nanmax(distance)), "median_mm": float(np.nanmedian(distance))}
         if not np.isfinite(distance).all():
             failed.append(f"{name}: frames have no pose")
@@ -404,7 +408,9 @@ def seams(place: Workplace) -> Iterator[Measurement]:
     yield Measurement("pipeline/seam_max_mm", worst, data, note, apart, "; ".join(failed))
 
 
-def _seam_mm(model: SpineModel, rate_hz: float, seconds: float, times: float) -> NDArray[np.float64]:
+def _seam_mm(
+    model: SpineModel, rate_hz: float, seconds: float, times: float, clip_frames: int
+) -> NDArray[np.float64]:
     """[T M] distance of each marker between the two solves."""
     options = replace(PRESETS["simspine"], acceleration=times * PRESETS["simspine"].acceleration)
     source = synthetic_subjects(model, seconds, rate_hz, subjects=("S1",), actions=("Walking",))[0]
@@ -414,7 +420,7 @@ def _seam_mm(model: SpineModel, rate_hz: float, seconds: float, times: float) ->
         pose_outputs(
             model, solving.solve_trials(model, [targets], None, options, clip_frames=n)[0].q, factors
         )
-        for n in (solving.CLIP_FRAMES, len(targets.markers))
+        for n in (clip_frames, len(targets.markers))
     )
     return 1e3 * np.linalg.norm(np.asarray(cut.markers) - np.asarray(whole.markers), axis=-1)
 
