@@ -118,7 +118,7 @@ def test_opensims_solution_is_a_stationary_point_of_our_objective(trial: Trial) 
     model, setup = trial.model, trial.setup
     flat = jnp.asarray(trial.markers)
     weights = inverse._marker_weights(model, None, setup, flat, ())
-    rows, targets, strength = inverse._tasks(model, setup, None, flat)
+    rows, targets, strength = inverse._tasks(model, setup, None, inverse.Prior(), flat)
     frames = inverse.scaled_frames(model, None, None, flat.dtype)
     problem = inverse.build_problem(model, flat, weights, targets, strength, frames, None)
     data = take(problem, jnp.arange(len(flat)))
