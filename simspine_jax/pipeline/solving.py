@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from simspine_jax.arrays import Array, Int
@@ -281,4 +281,12 @@ def _solver(static: _Static) -> Callable[..., tuple[Array, Int[Array, "C T"]]]:
         out_specs=(clips, clips),
         check_vma=False,
     )
-    return partial(jax.jit(spread))
+    compiled = jax.jit(spread)
+
+    def placed(model, markers, weights, lengths, *rest):
+        # A loaded model lies on one device, and JAX does not move it by itself.
+        by_clip = jax.device_put((markers, weights, lengths), NamedSharding(mesh, clips))
+        model, rest = jax.device_put((model, rest), NamedSharding(mesh, same))
+        return compiled(model, *by_clip, *rest)
+
+    return placed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -305,32 +304,6 @@ def test_a_broken_trial_does_not_stop_the_rest(synthetic: Path, tmp_path: Path, 
     spine = list(REGIONS["spine"])
     assert np.abs(trial.keypoints - before.keypoints)[:, spine].max() < 0.03
     assert not (trial.quality & Quality.NO_POSE).any()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("words", [("--preset", "official"), ("--lumbar", "free"), ("--lumbar", "1e-2")])
-def test_other_treatments(synthetic: Path, tmp_path: Path, words) -> None:
-    assert simulate(*SYNTHETIC, *words, "--out", tmp_path, "--quiet") == 0
-    trial = read_trial(ReleaseLayout(tmp_path).trial("S1", "Walking"))
-    truth = read_trial(tmp_path / "truth" / "S1" / "S1_Walking.npz")
-    assert spine_error(trial.keypoints, truth.keypoints) < spine_error(trial.triangulated, truth.keypoints)
-    flexion = [i for i, name in enumerate(AXIS_NAMES) if name.endswith("Flex_Ext")]
-    rank = np.linalg.matrix_rank(trial.coordinates[:, flexion], tol=1e-5)
-    assert rank == (1 if "official" in words else 6)
-
-
-@pytest.mark.slow
-def test_several_devices_give_the_same(synthetic: Path, tmp_path: Path) -> None:
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        "JAX_ENABLE_X64": "0",
-    }
-    command = [str(Path(sys.executable).with_name("simspine")), "simulate", *SYNTHETIC, "--quiet"]
-    subprocess.run([*command, "--out", str(tmp_path)], env=environment, check=True)
-    for action in ("Walking", "Greeting"):
-        one, two = (read_trial(ReleaseLayout(x).trial("S1", action)) for x in (synthetic, tmp_path))
-        np.testing.assert_allclose(one.keypoints, two.keypoints, atol=1e-4)
 
 
 @pytest.mark.parametrize(
