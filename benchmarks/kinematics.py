@@ -3,26 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
-from benchmarks.metrics import Metric, Suite, Workload
+from benchmarks.metrics import Metric, Suite, Workload, late
 
-
-def _late(module: str, function: str, **options: Any):
-    """A workload whose module, and with it JAX, is imported when it runs."""
-
-    def run(place):
-        import importlib
-
-        return getattr(importlib.import_module(f"benchmarks.{module}"), function)(place, **options)
-
-    return run
-
-
-_speed, _accuracy, _system = (
-    partial(_late, f"kinematics_{part}") for part in ("speed", "accuracy", "system")
-)
-
+_speed, _accuracy, _system = (partial(late, f"kinematics_{part}") for part in ("speed", "accuracy", "system"))
 
 # Tolerances: rounding errors move severalfold with the order of sums, ratios of times scatter by a fifth, and
 # solutions agree to what the solver's tolerance leaves open.
@@ -144,10 +129,4 @@ WORKLOADS = (
 )
 
 
-def _make_place(**options: Any):
-    from benchmarks.workplace import Workplace
-
-    return Workplace(**options)
-
-
-SUITE = Suite("kinematics", METRICS, WORKLOADS, _make_place)
+SUITE = Suite("kinematics", METRICS, WORKLOADS, late("workplace", "Workplace"))

@@ -56,7 +56,9 @@ METRICS = (
         "pipeline/frames_per_s", "1/s", "higher", None, None, "The whole chain without files.", is_timing=True
     ),
     _speedup("chain_vs_clip_ik", 0.6, "Rate of the chain over that of its whole-clip solve."),
-    _error("seam_max_mm", "mm", None, 0.1, "Markers of long trials in clips against one clip."),
+    _error("seam_max_mm", "mm", None, 0.1, "What a seam between clips adds to a marker's next step."),
+    _error("clips_max_mm", "mm", None, None, "Markers of long trials in clips against one clip, anywhere."),
+    _error("clips_median_mm", "mm", None, None, "The median of that."),
     Metric(
         "pipeline/kills_survived", "1", "higher", 0.0, 20.0, "Killed runs that resumed to the same bytes."
     ),
@@ -96,7 +98,7 @@ WORKLOADS = (
         "kyphosis_mean_deg",
     ),
     _workload(_system("throughput"), "frames_per_s", "chain_vs_clip_ik"),
-    _workload(_system("seams"), "seam_max_mm"),
+    _workload(_system("seams"), "seam_max_mm", "clips_max_mm", "clips_median_mm"),
     _workload(_system("kills"), "kills_survived"),
 )
 

@@ -30,6 +30,7 @@ from simspine_jax.geometry.frames import R_yup_zup, yup_to_zup
 from simspine_jax.geometry.triangulation import Triangulated, triangulate_robust, triangulate_weighted
 from simspine_jax.io import read_trc
 from simspine_jax.io.calibration import read_cameras
+from simspine_jax.io.npz import read_npz
 from simspine_jax.signal import lowpass
 
 DEMO = "real: pose2sim_demo, four cameras, 100 frames of 21 keypoints"
@@ -70,9 +71,9 @@ def demo_trial() -> DemoTrial:
     """The trial in the shared data."""
     folder = shared_data() / "pose2sim_demo"
     reference = read_trc(folder / "markers_raw.trc")
-    with np.load(folder / "keypoints_2d.npz") as stored:
-        names = list(stored["keypoint_names"])
-        values = stored["keypoints_associated"].astype(np.float64).swapaxes(0, 1)
+    stored = read_npz(folder / "keypoints_2d.npz")
+    names = list(stored["keypoint_names"])
+    values = stored["keypoints_associated"].astype(np.float64).swapaxes(0, 1)
     values = values[:, :, [names.index(name) for name in reference.names]]
     points = np.asarray(reference.positions) @ R_yup_zup
     return DemoTrial(read_cameras(folder / "calibration.toml"), values[..., :2], values[..., 2], points)
@@ -204,10 +205,8 @@ def _pose2sim_source() -> Path:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder.parent) as temporary:
-        wheel = assets._download(Path(temporary) / "wheel")
-        assets._check_hash(wheel)
         unpacked = Path(temporary) / folder.name
-        with zipfile.ZipFile(wheel) as archive:
+        with zipfile.ZipFile(assets.fetch_wheel(Path(temporary) / "wheel")) as archive:
             members = [n for n in archive.namelist() if n.startswith("Pose2Sim/") and n.endswith(".py")]
             archive.extractall(unpacked, [*members, assets.LICENCE_FILE])
         unpacked.replace(folder)

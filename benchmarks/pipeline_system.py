@@ -33,6 +33,7 @@ from simspine_jax.pipeline.stages import (
     SubjectSize,
     TrialInput,
     find_points,
+    find_size,
     pose_outputs,
     simulate_subject,
     simulate_trials,
@@ -393,36 +394,52 @@ def seams(place: Workplace) -> Iterator[Measurement]:
     # Tried on less: just more than fits in one short clip.
     clip_frames = place.size(solving.CLIP_FRAMES, 512)
     cases = SEAM_CASES if not place.quick else ((50.0, 12.0, 1.0),)
-    apart, failed = {}, []
+    found, failed = {}, []
     for rate_hz, seconds, times in cases:
         name = f"{rate_hz:g} Hz, {seconds:g} s" + (f", acceleration weight x {times:g}" if times != 1 else "")
-        distance = _seam_mm(place.spine, rate_hz, seconds, times, clip_frames)
-        apart[name] = {"max_mm": float(np.nanmax(distance)), "median_mm": float(np.nanmedian(distance))}
+        whole, cut, first_frames = _cut_and_whole(place.spine, rate_hz, seconds, times, clip_frames)
+        distance = 1e3 * np.linalg.norm(cut - whole, axis=-1)
+        jump = 1e3 * np.linalg.norm(np.diff(cut - whole, axis=0), axis=-1)[[f - 1 for f in first_frames]]
+        found[name] = {
+            "seam_max_mm": float(jump.max(initial=0.0)),
+            "clips_max_mm": float(distance.max()),
+            "clips_median_mm": float(np.median(distance)),
+        }
         if not np.isfinite(distance).all():
             failed.append(f"{name}: frames have no pose")
-        if not np.nanmax(distance) > 0:
-            failed.append(f"{name}: both are alike to the last bit, so nothing was cut")
-    data = f"synthetic: captures of S1 walking; {'; '.join(apart)}"
-    note = "Largest distance of a marker between overlapping clips and one clip; the worst case."
-    worst = max(case["max_mm"] for case in apart.values())
-    yield Measurement("pipeline/seam_max_mm", worst, data, note, apart, "; ".join(failed))
+        if not (first_frames and distance.max() > 0):
+            failed.append(f"{name}: nothing was cut")
+    data = f"synthetic: captures of S1 walking; {'; '.join(found)}"
+    notes = {
+        "seam_max_mm": "Change of a marker from the frame before a seam to the next, against one clip's.",
+        "clips_max_mm": "Largest distance of a marker between overlapping clips and one clip.",
+        "clips_median_mm": "The median of these distances.",
+    }
+    for key, note in notes.items():
+        by_case = {name: values[key] for name, values in found.items()}
+        yield Measurement(
+            f"pipeline/{key}", max(by_case.values()), data, f"{note} The worst case.", by_case,
+            "; ".join(failed),
+        )  # fmt: skip
 
 
-def _seam_mm(
+def _cut_and_whole(
     model: SpineModel, rate_hz: float, seconds: float, times: float, clip_frames: int
-) -> NDArray[np.float64]:
-    """[T M] distance of each marker between the two solves."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64], list[int]]:
+    """[T M 3] markers of one clip and of several, m, and the frames with which the latter begin."""
     options = replace(PRESETS["simspine"], acceleration=times * PRESETS["simspine"].acceleration)
     source = synthetic_subjects(model, seconds, rate_hz, subjects=("S1",), actions=("Walking",))[0]
-    targets = targets_of(model, find_points(source.trials[0].load(), options), options)
-    factors = np.ones((len(model.body_names), 3))
-    cut, whole = (
+    points = find_points(source.trials[0].load(), options)
+    targets = targets_of(model, points, options)
+    factors = find_size(model, [points], options).scale_factors
+    whole, cut = (
         pose_outputs(
-            model, solving.solve_trials(model, [targets], None, options, clip_frames=n)[0].q, factors
-        )
-        for n in (clip_frames, len(targets.markers))
+            model, solving.solve_trials(model, [targets], factors, options, clip_frames=n)[0].q, factors
+        ).markers
+        for n in (len(targets.markers), clip_frames)
     )
-    return 1e3 * np.linalg.norm(np.asarray(cut.markers) - np.asarray(whole.markers), axis=-1)
+    overlap = solving.overlap_frames(options, rate_hz)
+    return np.asarray(whole), np.asarray(cut), solving.seams(len(targets.markers), clip_frames, overlap)
 
 
 @dataclass(frozen=True)

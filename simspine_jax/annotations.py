@@ -16,7 +16,13 @@ from simspine_jax.skeleton import AXIS_NAMES, N_KEYPOINTS
 N_LEVELS = 7
 """Joints of the spine of which rotations are told, from L5-S1 up; see `kinematics.curvature`."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]*")
+"""What a subject or an action may be called."""
+
+
+def file_name(subject: str, action: str) -> str:
+    """Name of a trial's files without suffix, as the release has it: ``S1_Walking_1``."""
+    return f"{subject}_{action}".replace(" ", "_")
 
 
 class Quality(IntFlag):
@@ -126,7 +132,7 @@ class SpineTrial:
 
     def __post_init__(self) -> None:
         for name in ("subject", "action"):
-            if not _NAME.fullmatch(getattr(self, name)):
+            if not NAME.fullmatch(getattr(self, name)):
                 raise ShapeError(
                     f"The trial's {name} is {getattr(self, name)!r}; valid are letters, digits, blank, ._-"
                 )
@@ -153,8 +159,8 @@ class SpineTrial:
 
     @property
     def name(self) -> str:
-        """The file name of the release: subject and action, blanks as underscores."""
-        return f"{self.subject}_{self.action}".replace(" ", "_")
+        """Of its files; see `file_name`."""
+        return file_name(self.subject, self.action)
 
     @property
     def n_frames(self) -> int:

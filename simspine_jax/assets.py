@@ -53,16 +53,28 @@ def fetch_spine_package() -> Path:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder.parent) as temporary:
-            given = os.environ.get(WHEEL_VARIABLE)
-            wheel = Path(given) if given else _download(Path(temporary) / "wheel")
-            _check_hash(wheel)
             unpacked = Path(temporary) / folder.name
-            _unpack(wheel, unpacked)
+            _unpack(fetch_wheel(Path(temporary) / "wheel"), unpacked)
             _put_in_place(unpacked, folder)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise SimspineError(f"{folder} can't be written ({reason}); SIMSPINE_CACHE moves the cache") from None
     return folder
+
+
+def fetch_wheel(folder: Path) -> Path:
+    """The pinned wheel whole: the file that ``SIMSPINE_POSE2SIM_WHEEL`` names, if set, else put here by pip.
+
+    Args:
+        folder: where pip may put it; made if missing.
+
+    Raises:
+        SimspineError: there is no network or pip, or the wheel is another one.
+    """
+    given = os.environ.get(WHEEL_VARIABLE)
+    wheel = Path(given) if given else _download(folder)
+    _check_hash(wheel)
+    return wheel
 
 
 def spine_model_path() -> Path:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from simspine_jax import __version__
 from simspine_jax.cli_simulation import add_simulate_arguments, add_validate_arguments, simulate, validate
@@ -90,28 +90,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"simspine {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (
-        _add_convert, _add_ik, _add_fk, _add_motion, _add_view, _add_simulate, _add_validate, _add_demo,
-    ):  # fmt: skip
-        add(commands)
-    return parser
-
-
-def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    name: str,
-    run: Callable[[argparse.Namespace], int],
-    does: str,
-    example: str,
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name,
-        help=does,
-        description=does[0].upper() + does[1:] + ".",
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run)
+    for command in _COMMANDS:
+        inner = commands.add_parser(
+            command.name,
+            help=command.does,
+            description=command.does[0].upper() + command.does[1:] + ".",
+            epilog=f"example:\n  {command.example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        inner.set_defaults(run=command.run)
+        command.add_arguments(inner)
     return parser
 
 
@@ -142,14 +130,7 @@ def _add_in_degrees(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_convert(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = _command(
-        commands,
-        "convert",
-        run_convert,
-        "convert an OpenSim model to MJCF and the exact coordinate map beside it",
-        "simspine convert arm26.osim --verify -o arm26/arm26.xml",
-    )
+def _add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL.osim")
     parser.add_argument(
         "--markers", type=Path, metavar="XML", help="marker set that takes the place of the model's markers"
@@ -163,14 +144,7 @@ def _add_convert(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
 
 
-def _add_ik(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = _command(
-        commands,
-        "ik",
-        run_ik,
-        "solve inverse kinematics: marker files to motions, resuming where a run stopped",
-        "simspine ik --model gait.osim --markers trials/ --setup IK_Setup.xml --out results",
-    )
+def _add_ik_arguments(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     parser.add_argument(
         "--markers",
@@ -217,14 +191,7 @@ def _add_ik(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser.add_argument("--quiet", action="store_true", help="print failures only")
 
 
-def _add_fk(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = _command(
-        commands,
-        "fk",
-        run_fk,
-        "compute a motion's marker positions by forward kinematics",
-        "simspine fk --model gait.osim --motion walk.mot -o walk.trc --units mm",
-    )
+def _add_fk_arguments(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     parser.add_argument("--motion", type=Path, required=True, metavar="MOT", help="an OpenSim .mot or .sto")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="TRC")
@@ -232,14 +199,7 @@ def _add_fk(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     _add_in_degrees(parser)
 
 
-def _add_motion(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = _command(
-        commands,
-        "motion",
-        run_motion,
-        "turn OpenSim motions into MuJoCo's qpos and back",
-        "simspine motion --model gait.osim walk.mot -o walk.npz",
-    )
+def _add_motion_arguments(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     parser.add_argument("input", type=Path, metavar="IN", help=".mot or .sto, or .npz or .csv with qpos")
     parser.add_argument(
@@ -253,14 +213,7 @@ def _add_motion(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     _add_in_degrees(parser)
 
 
-def _add_view(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = _command(
-        commands,
-        "view",
-        run_view,
-        "show model, motion and markers in a browser",
-        "simspine view --model gait.osim --motion walk.mot -o walk.html",
-    )
+def _add_view_arguments(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     parser.add_argument("--motion", type=Path, metavar="MOT", help="the motion; without it, the default pose")
     parser.add_argument("--markers", type=Path, metavar="TRC", help="measured markers beside the model's")
@@ -271,36 +224,7 @@ def _add_view(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"with --serve ({DEFAULT_PORT})")
 
 
-def _add_simulate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = _command(
-        commands,
-        "simulate",
-        run_simulate,
-        "turn keypoints of calibrated cameras, or body markers, into spine annotations, resuming",
-        "simspine simulate --keypoints pose/ --calibration Calib.toml --rate 60 --report --out results",
-    )
-    add_simulate_arguments(parser)
-
-
-def _add_validate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = _command(
-        commands,
-        "validate",
-        run_validate,
-        "draw the paper's figures and tables of curvature and range of motion for any annotations",
-        "simspine validate results -o validation",
-    )
-    add_validate_arguments(parser)
-
-
-def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = _command(
-        commands,
-        "demo",
-        run_demo,
-        "fetch the spine model, solve a synthetic motion and write motion, plot and page",
-        "simspine demo --out demo_output",
-    )
+def _add_demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo_output"), metavar="DIR")
     parser.add_argument("--frames", type=_count, default=500, metavar="N", help="frames at 50 Hz (500)")
     parser.add_argument("--seed", type=int, default=0, help="of motion and noise (0)")
@@ -673,6 +597,60 @@ def run_demo(arguments: argparse.Namespace) -> int:
     with _precision(32):
         run(arguments.out, arguments.frames, arguments.seed)
     return 0
+
+
+class _Command(NamedTuple):
+    """A sub-command: its arguments, its function, what it does in a phrase, and an example."""
+
+    name: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+    does: str
+    example: str
+
+
+_COMMANDS = (
+    _Command(
+        "convert", _add_convert_arguments, run_convert,
+        "convert an OpenSim model to MJCF and the exact coordinate map beside it",
+        "simspine convert arm26.osim --verify -o arm26/arm26.xml",
+    ),
+    _Command(
+        "ik", _add_ik_arguments, run_ik,
+        "solve inverse kinematics: marker files to motions, resuming where a run stopped",
+        "simspine ik --model gait.osim --markers trials/ --setup IK_Setup.xml --out results",
+    ),
+    _Command(
+        "fk", _add_fk_arguments, run_fk,
+        "compute a motion's marker positions by forward kinematics",
+        "simspine fk --model gait.osim --motion walk.mot -o walk.trc --units mm",
+    ),
+    _Command(
+        "motion", _add_motion_arguments, run_motion,
+        "turn OpenSim motions into MuJoCo's qpos and back",
+        "simspine motion --model gait.osim walk.mot -o walk.npz",
+    ),
+    _Command(
+        "view", _add_view_arguments, run_view,
+        "show model, motion and markers in a browser",
+        "simspine view --model gait.osim --motion walk.mot -o walk.html",
+    ),
+    _Command(
+        "simulate", add_simulate_arguments, run_simulate,
+        "turn keypoints of calibrated cameras, or body markers, into spine annotations, resuming",
+        "simspine simulate --keypoints pose/ --calibration Calib.toml --rate 60 --report --out results",
+    ),
+    _Command(
+        "validate", add_validate_arguments, run_validate,
+        "draw the paper's figures and tables of curvature and range of motion for any annotations",
+        "simspine validate results -o validation",
+    ),
+    _Command(
+        "demo", _add_demo_arguments, run_demo,
+        "fetch the spine model, solve a synthetic motion and write motion, plot and page",
+        "simspine demo --out demo_output",
+    ),
+)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from simspine_jax.io import (
     to_radians,
     write_sto,
 )
-from simspine_jax.io.files import read_bytes
+from simspine_jax.io.npz import read_npz, write_npz
 from simspine_jax.kinematics.forward import expand_coordinates, expand_qpos, forward_kinematics
 from simspine_jax.kinematics.model import SpineModel
 
@@ -161,8 +160,7 @@ def write_qpos(path: str | Path, model: SpineModel, motion: Motion) -> None:
     """Writes MuJoCo's ``qpos`` for the converted MJCF: ``.npz`` (time, qpos, joint_names) or ``.csv``."""
     qpos = np.asarray(_qpos(model, jnp.asarray(motion.q)), np.float64)
     if Path(path).suffix.lower() == ".npz":
-        with atomic_write(path, binary=True) as stream:
-            np.savez(stream, time=motion.times, qpos=qpos, joint_names=np.array(model.qpos_names))
+        write_npz(path, {"time": motion.times, "qpos": qpos, "joint_names": np.array(model.qpos_names)})
         return
     with atomic_write(path) as stream:
         writer = csv.writer(stream, lineterminator="\n")
@@ -255,16 +253,10 @@ def _with_plain_labels(storage: Storage) -> Storage:
 
 def _read_npz(path: str | Path) -> tuple[NDArray[np.float64], list[str], NDArray[np.float64]]:
     valid = "valid are time [T], qpos [T N] and joint_names [N]"
-    raw = read_bytes(path)  # in one piece, because np.load leaves broken files open
-    try:
-        with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
-            missing = [key for key in ("time", "qpos", "joint_names") if key not in arrays.files]
-            if missing:
-                raise FileFormatError(f"{path} lacks the array '{missing[0]}'; {valid}")
-            times, qpos, names = arrays["time"], arrays["qpos"], arrays["joint_names"]
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile):
-        # NumPy's own words speak of loading it unsafely.
-        raise FileFormatError(f"{path} is no .npz archive of plain arrays; {valid}") from None
+    arrays = read_npz(path)
+    if missing := [key for key in ("time", "qpos", "joint_names") if key not in arrays]:
+        raise FileFormatError(f"{path} lacks the array '{missing[0]}'; {valid}")
+    times, qpos, names = arrays["time"], arrays["qpos"], arrays["joint_names"]
     try:
         times, qpos = np.asarray(times, np.float64), np.asarray(qpos, np.float64)
     except ValueError:

@@ -31,7 +31,7 @@ from simspine_jax.arrays import Array, Bool, Float, Int
 from simspine_jax.errors import ShapeError
 from simspine_jax.kinematics.curvature import Curvature
 from simspine_jax.kinematics.model import SpineModel
-from simspine_jax.signal import fill_gaps
+from simspine_jax.signal import fill_gaps, runs
 
 AT_BOUND = 1e-3
 """A coordinate this near its bound, rad or m, lies at it: solvers stop there to the last bit."""
@@ -456,7 +456,7 @@ class _Fault:
 def _missing(trial: _Trial, limits: QualityLimits) -> Iterator[_Fault]:
     if not trial.pose.all():
         seconds = np.zeros(len(trial.times))
-        for first, last in _runs(~trial.pose):
+        for first, last in runs(~trial.pose):
             seconds[first : last + 1] = (last + 1 - first) * trial.step
         limit = np.full(len(seconds), limits.fill_seconds)
         yield _Fault(Quality.NO_POSE, "", "there is no pose", ~trial.pose, seconds, limit, "s")
@@ -520,7 +520,7 @@ def _bound_faults(model: SpineModel, trial: _Trial, limits: QualityLimits) -> It
     share = ((q <= lower + AT_BOUND) | (q >= upper - AT_BOUND))[:, counted].mean(axis=1)
     many = trial.pose & (share > limits.bound_share)
     frames = np.zeros_like(many)
-    for first, last in _runs(many):
+    for first, last in runs(many):
         frames[first : last + 1] = (last + 1 - first) * trial.step >= limits.bound_seconds
     if frames.any():
         limit = np.full(len(share), limits.bound_share)
@@ -626,7 +626,7 @@ def _repair(
     )
     filled = np.array(filled, np.float64)[: len(motion)]
     # What can't be crossed at a human speed is a step of the solution, and no interpolation mends that.
-    for first, last in _runs(~good):
+    for first, last in runs(~good):
         if last + 1 < len(good) and torn[last + 1]:
             filled[first : last + 1] = np.nan
     lower, upper = np.asarray(model.lower, np.float64), np.asarray(model.upper, np.float64)
@@ -636,18 +636,11 @@ def _repair(
 # --- events ---
 
 
-def _runs(mask: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    """First and last frame of each run of True."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
-    for first, end in edges.reshape(-1, 2):
-        yield int(first), int(end) - 1
-
-
 def _events(fault: _Fault, repaired: NDArray[np.bool_]) -> Iterator[QualityEvent]:
     """An event for each run, cut where repaired frames begin or end."""
     for mended in (False, True):
         outcome: Outcome = "noted" if fault.flag is None else "repaired" if mended else "rejected"
-        for first, last in _runs(fault.frames & (repaired == mended)):
+        for first, last in runs(fault.frames & (repaired == mended)):
             part = fault.value[first : last + 1]
             at = first + int(np.argmin(part) if fault.worst == "lowest" else np.argmax(part))
             worst = float(fault.value[at]), float(fault.limit[at])
@@ -659,5 +652,5 @@ def _flip_events(channels: _Channels, flipped: NDArray[np.bool_]) -> list[Qualit
     return [
         QualityEvent("quality", first, last, channels.names[j], reason, "repaired")
         for j in range(flipped.shape[1])
-        for first, last in _runs(flipped[:, j])
+        for first, last in runs(flipped[:, j])
     ]

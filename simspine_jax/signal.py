@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from numpy.typing import NDArray
 from scipy import signal
 
 from simspine_jax.arrays import Array, Bool, Float, Int
@@ -221,6 +222,32 @@ def _through(
         sample = jnp.take_along_axis(values, jnp.clip(frame, 0, len(values) - 1), axis=0)
         total = total + weight * sample
     return total
+
+
+def runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """First and last frame of each run of True in a mask [T], on the host."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
+    return [(int(first), int(end) - 1) for first, end in edges.reshape(-1, 2)]
+
+
+def nearest_samples(
+    there: NDArray[np.float64], here: NDArray[np.float64], within: float
+) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """For each of the times ``here`` the nearest of ``there``, on the host.
+
+    Args:
+        there: [S] increasing times, s; at least one.
+        here: [T] times, s.
+        within: farthest that a sample may be away, s.
+
+    Returns:
+        indices [T] into ``there``, and [T] whether that sample is within reach.
+    """
+    after = np.clip(np.searchsorted(there, here), 1, max(len(there) - 1, 1))
+    pair = np.stack([after - 1, np.minimum(after, len(there) - 1)])
+    distance = np.abs(there[pair] - here)
+    nearest = pair[distance.argmin(axis=0), np.arange(len(here))]
+    return nearest, distance.min(axis=0) <= within
 
 
 @jax.jit

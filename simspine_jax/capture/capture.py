@@ -143,11 +143,11 @@ def capture_trial(
 
     Raises:
         UnknownNameError: the action is unknown, or the model is not the spine model with the paper's markers.
-        ShapeError: ``seconds`` holds no two frames, or ``rate_hz`` is not valid.
+        ShapeError: ``seconds`` holds no two frames, or ``rate_hz`` or ``seed`` is not valid.
     """
-    n_frames = round(seconds * rate_hz)
-    if n_frames < 2:
-        raise ShapeError(f"{seconds} s at {rate_hz} frames per second are {n_frames} frames; valid is from 2")
+    n_frames = count_frames(seconds, rate_hz)
+    if not 0 <= seed < 2**32:
+        raise ShapeError(f"The seed is {seed}; valid is a whole number from 0 to {2**32 - 1}")
     words = (seed, SUBJECT_NAMES.index(subject.name))
     script = _write_script(model, subject, action, n_frames, rate_hz, words)
     cameras = make_rig(words) if cameras is None else cameras
@@ -157,6 +157,21 @@ def capture_trial(
     return Capture(
         **arrays, times=script.times, cameras=cameras, subject=subject, action=action, rate_hz=float(rate_hz)
     )
+
+
+def count_frames(seconds: float, rate_hz: float) -> int:
+    """Frames of a trial of this length.
+
+    Raises:
+        ShapeError: these are no two frames, or one of the numbers is not valid.
+    """
+    for name, value in (("seconds", seconds), ("rate_hz", rate_hz)):
+        if not (math.isfinite(value) and value > 0):
+            raise ShapeError(f"{name} is {value}; valid is a finite number above 0")
+    n_frames = round(seconds * rate_hz)
+    if n_frames < 2:
+        raise ShapeError(f"{seconds} s at {rate_hz} frames per second are {n_frames} frames; valid is from 2")
+    return n_frames
 
 
 def capture_set(

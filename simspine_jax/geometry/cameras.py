@@ -107,7 +107,8 @@ def project(cameras: Cameras, points: Float[Array, "*batch 3"]) -> Projection:
     """
     points = jnp.asarray(points)
     cameras = cameras.astype(points.dtype)
-    local = jnp.einsum("vij,...j->...vi", cameras.rotations, points) + cameras.translations
+    local = jnp.einsum("vij,...j->...vi", cameras.rotations, points, precision="highest")
+    local += cameras.translations
     depth = local[..., 2]
     seen = (depth > MIN_DEPTH_M)[..., None]
     # The division is kept away from zero where its result is thrown away: its derivative would be NaN.
@@ -162,7 +163,8 @@ def normalised_from_pixels(
 
 def camera_centers(cameras: Cameras) -> Float[Array, "V 3"]:
     """Where the cameras stand in the world, metres: ``-R' t``."""
-    return -jnp.einsum("vji,vj->vi", jnp.asarray(cameras.rotations), jnp.asarray(cameras.translations))
+    rotations, translations = jnp.asarray(cameras.rotations), jnp.asarray(cameras.translations)
+    return -jnp.einsum("vji,vj->vi", rotations, translations, precision="highest")
 
 
 def intrinsic_matrices(cameras: Cameras) -> Float[Array, "V 3 3"]:
@@ -182,7 +184,7 @@ def projection_matrices(cameras: Cameras) -> Float[Array, "V 3 4"]:
     pose = jnp.concatenate(
         [jnp.asarray(cameras.rotations), jnp.asarray(cameras.translations)[..., None]], axis=-1
     )
-    return intrinsic_matrices(cameras) @ pose
+    return jnp.matmul(intrinsic_matrices(cameras), pose, precision="highest")
 
 
 def distort_xy(

@@ -163,7 +163,7 @@ def triangulate_weighted(
     section 12.2, with rows weighted by confidence.
     """
     cameras = cameras.astype(keypoints.dtype)
-    matrices = _exact_matrices(cameras)
+    matrices = projection_matrices(cameras)
 
     def solve(seen: _Observations) -> _Solution:
         seen = _straightened(cameras, seen) if undistorted else seen
@@ -218,7 +218,7 @@ def triangulate_robust(
             return _length(x - fixed.x, y - fixed.y)
 
         straight = _straightened(fixed_cameras, fixed)
-        matrices = _exact_matrices(fixed_cameras)
+        matrices = projection_matrices(fixed_cameras)
         found = _best_views(matrices, straight, distance, max_reprojection_px, tie_share=TIE_SHARE)
         part, views = jnp.sqrt(found.weight), found.weight > 0
         start = _refine(fixed_cameras, found.points, fixed.weighted(part), views, huber_px)
@@ -331,12 +331,6 @@ def _length(x: Array, y: Array) -> Array:
 
 
 # --- the linear method ---
-
-
-def _exact_matrices(cameras: Cameras) -> Float[Array, "V 3 4"]:
-    """Projection matrices in full precision: a GPU would round single precision to ten bits."""
-    with jax.default_matmul_precision("highest"):
-        return projection_matrices(cameras)
 
 
 def _ray_products(matrices: Float[Array, "V 3 4"], seen: _Observations) -> Float[Array, "10 V N"]:

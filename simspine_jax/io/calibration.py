@@ -90,6 +90,20 @@ def read_cameras(path: PathLike, *, subject: str | None = None) -> Cameras:
     return _stacked(path, readers[suffix](path), "opencv")
 
 
+def cameras_from_entries(path: PathLike, entries: Iterable[tuple[str, Mapping[str, Any]]]) -> Cameras:
+    """Cameras from names and what a file says of each under its usual keys; arrays are NumPy's, float64.
+
+    Args:
+        path: what errors name as the place.
+        entries: of each camera K (px), distortion (OpenCV's order), rotation (vector or matrix), translation
+            (m) and, where it is known, size (px).
+
+    Raises:
+        FileFormatError: as `read_cameras`.
+    """
+    return _stacked(path, [_camera(path, name, entry) for name, entry in entries], "opencv")
+
+
 def write_cameras_toml(path: PathLike, cameras: Cameras) -> None:
     """Write Pose2Sim's TOML, which `read_cameras` reads back; a size that is not known is left out.
 

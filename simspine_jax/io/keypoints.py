@@ -5,11 +5,9 @@ Readers give all people that were detected; `main_person` chooses one in each ca
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,8 @@ from numpy.typing import NDArray
 
 from simspine_jax.errors import ShapeError, UnknownNameError, one_line
 from simspine_jax.io.cells import first_duplicate, frozen_array, is_name
-from simspine_jax.io.files import PathLike, atomic_write, malformed, read_bytes, read_text, shown
+from simspine_jax.io.files import PathLike, atomic_write, malformed, read_text, shown
+from simspine_jax.io.npz import read_npz, write_npz
 from simspine_jax.skeleton import KEYPOINT_SCHEMAS, KeypointSchema
 
 MAX_FRAMES = 1_000_000
@@ -28,11 +27,45 @@ MAX_FRAMES = 1_000_000
 
 _FRAME_NUMBER = re.compile(r"(\d{1,18})(?:_keypoints)?(?:\.[A-Za-z]+)?$")
 
+_PICTURES = {".avi", ".bmp", ".gif", ".jpeg", ".jpg", ".mkv", ".mov", ".mp4", ".png", ".webm", ".webp"}
+"""Suffixes of pictures and videos."""
+
 _People = list[NDArray[np.float64]]  # each [K 3]: x and y in px, confidence
 
 
 @dataclass(frozen=True, eq=False)
-class Keypoints2D:
+class _Keypoints:
+    """What the two kinds below share."""
+
+    camera_names: tuple[str, ...]
+    keypoint_names: tuple[str, ...]
+    positions: NDArray[np.float64]
+    confidence: NDArray[np.float64]
+    rate_hz: float | None = None
+    first_frame: int = 0
+
+    _AXES = ""  # of the confidence
+
+    def __post_init__(self) -> None:
+        for field in ("camera_names", "keypoint_names"):
+            names = tuple(getattr(self, field))
+            object.__setattr__(self, field, names)
+            _check_names(field, names)
+        for field in ("positions", "confidence"):
+            object.__setattr__(self, field, frozen_array(getattr(self, field)))
+        shape, wanted = self.confidence.shape, (len(self.camera_names), len(self.keypoint_names))
+        fits = len(shape) == len(self._AXES.split()) and (shape[1], shape[-1]) == wanted
+        if not fits or self.positions.shape != (*shape, 2):
+            raise ShapeError(
+                f"positions have the shape {self.positions.shape} and confidence {shape}; "
+                f"valid is [{self._AXES} 2] and [{self._AXES}] with V, K = {wanted}"
+            )
+        _check_numbers(self.positions, self.confidence)
+        if self.rate_hz is not None and not (math.isfinite(self.rate_hz) and self.rate_hz > 0):
+            raise ShapeError(f"rate_hz is {self.rate_hz}; valid is a positive number or None")
+
+
+class Keypoints2D(_Keypoints):
     """Keypoints of one person in several synchronised cameras; missing ones are NaN.
 
     Attributes:
@@ -47,15 +80,7 @@ class Keypoints2D:
         ShapeError: shapes, names, values or the rate break one of these rules.
     """
 
-    camera_names: tuple[str, ...]
-    keypoint_names: tuple[str, ...]
-    positions: NDArray[np.float64]
-    confidence: NDArray[np.float64]
-    rate_hz: float | None = None
-    first_frame: int = 0
-
-    def __post_init__(self) -> None:
-        _check(self, "T V K")
+    _AXES = "T V K"
 
     def select(self, names: Sequence[str]) -> Keypoints2D:
         """The same frames with only these keypoints, in this order.
@@ -71,31 +96,34 @@ class Keypoints2D:
         return Keypoints2D(self.camera_names, tuple(names), *arrays, self.rate_hz, self.first_frame)
 
 
-@dataclass(frozen=True, eq=False)
-class Detections2D:
+class Detections2D(_Keypoints):
     """Keypoints of up to P people a picture, in no order; otherwise as `Keypoints2D`.
 
-    Attributes:
-        camera_names: V names, each once.
-        keypoint_names: K names of markers on the model, each once.
-        positions: float64 [T, V, P, K, 2] px.
-        confidence: float64 [T, V, P, K], positive; NaN exactly where the position is.
-        rate_hz: frames per second, or None where the files do not tell.
-        first_frame: the number of the first frame in the files.
-
-    Raises:
-        ShapeError: shapes, names, values or the rate break one of these rules.
+    Its ``positions`` are [T, V, P, K, 2] px, its ``confidence`` [T, V, P, K].
     """
 
-    camera_names: tuple[str, ...]
-    keypoint_names: tuple[str, ...]
-    positions: NDArray[np.float64]
-    confidence: NDArray[np.float64]
-    rate_hz: float | None = None
-    first_frame: int = 0
+    _AXES = "T V P K"
 
-    def __post_init__(self) -> None:
-        _check(self, "T V P K")
+
+def _check_names(field: str, names: tuple[str, ...]) -> None:
+    for name in names:
+        if not (isinstance(name, str) and is_name(name)):
+            raise ShapeError(f"{field} has {shown(str(name))}; valid is printable text, trimmed")
+    twice = first_duplicate(names)
+    if not names or twice is not None:
+        what = "is empty" if twice is None else f"has {shown(twice)} twice"
+        raise ShapeError(f"{field} {what}; valid are names that differ")
+
+
+def _check_numbers(positions: NDArray[np.float64], confidence: NDArray[np.float64]) -> None:
+    missing = np.isnan(confidence)
+    if (np.isnan(positions) != missing[..., None]).any():
+        raise ShapeError("some keypoints are missing in part; valid are three numbers or three NaN")
+    sure = (confidence > 0) & (confidence < np.inf)
+    if np.isinf(positions).any() or not (missing | sure).all():
+        raise ShapeError(
+            "some numbers are infinite or some confidences not positive; valid is NaN for missing"
+        )
 
 
 def main_person(detections: Detections2D) -> Keypoints2D:
@@ -172,13 +200,18 @@ def read_openpose_folder(
     (``a_000000000012_keypoints.json``, ``frame_00012.json``); frames without a file are missing, and the
     clip runs from the first frame of any camera to the last. A keypoint of confidence zero is missing.
 
+    Passed over are hidden folders (``.git``, ``__MACOSX``) and those that hold nothing but pictures or
+    videos, such as the rendered ones that Pose2Sim puts beside them. Any other folder without JSON files is
+    taken for a camera whose keypoints are lost, and refused.
+
     Args:
         folder: of the clip.
         schema: of `KEYPOINT_SCHEMAS`; needed for 25 keypoints, which two of them have.
         rate_hz: frames per second, which these files don't hold.
 
     Raises:
-        FileFormatError: no such files, a file that can't be read, or people with unlike keypoints.
+        FileFormatError: no such files, a camera's folder without any, a file that can't be read, or people
+            with unlike keypoints.
         UnknownNameError: there is no such schema.
     """
     root = Path(folder)
@@ -189,9 +222,19 @@ def read_openpose_folder(
         files = sorted(inner.glob("*.json"))
         if files:
             cameras[inner.name] = _read_frames(files)
+        elif not _is_no_camera(inner):
+            raise malformed(inner, None, "this folder holds no JSON files", "those of a camera's frames")
     if not cameras:
         raise malformed(folder, None, "no folder in it holds JSON files", "one folder for each camera")
     return _assembled(folder, cameras, schema, rate_hz)
+
+
+def _is_no_camera(folder: Path) -> bool:
+    """Whether a folder without JSON files is clearly not a camera's; an empty one may be."""
+    if folder.name.startswith((".", "__")):
+        return True
+    inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    return bool(inside) and all(path.suffix.lower() in _PICTURES for path in inside)
 
 
 def read_coco_results(
@@ -235,14 +278,16 @@ def read_keypoints_npz(path: PathLike) -> Keypoints2D:
     """Read what `write_keypoints_npz` writes, or an NPZ with Pose2Sim's ``keypoints_associated``.
 
     The latter has ``camera_names``, ``keypoint_names``, ``frame_rate`` and [V T K 3] of x, y (px) and
-    confidence.
+    confidence. Where it has nobody but ``keypoints_raw``, it is `main_person` of `read_detections_npz`.
 
     Raises:
         FileFormatError: it is no such file.
     """
-    arrays = _npz(path)
+    arrays = read_npz(path)
     if "keypoints_associated" in arrays:
         return _from_pose2sim(path, arrays, "keypoints_associated", Keypoints2D)
+    if "keypoints_raw" in arrays:
+        return main_person(_from_pose2sim(path, arrays, "keypoints_raw", Detections2D))
     try:
         rate = float(arrays["rate_hz"])
         return Keypoints2D(
@@ -267,19 +312,10 @@ def read_detections_npz(path: PathLike) -> Detections2D:
     Raises:
         FileFormatError: it is no such file.
     """
-    return _from_pose2sim(path, _npz(path), "keypoints_raw", Detections2D)
+    return _from_pose2sim(path, read_npz(path), "keypoints_raw", Detections2D)
 
 
-_Kind = TypeVar("_Kind", Keypoints2D, Detections2D)
-
-
-def _npz(path: PathLike) -> dict[str, NDArray[Any]]:
-    content = io.BytesIO(read_bytes(path))
-    try:
-        with np.load(content, allow_pickle=False) as stored:
-            return {key: stored[key] for key in stored.files}
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile, KeyError):
-        raise malformed(path, None, "it is not an NPZ file of plain arrays", "an NPZ file") from None
+_Kind = TypeVar("_Kind", bound=_Keypoints)
 
 
 def _from_pose2sim(path: PathLike, arrays: dict[str, NDArray[Any]], key: str, kind: type[_Kind]) -> _Kind:
@@ -409,48 +445,14 @@ def write_keypoints_npz(path: PathLike, keypoints: Keypoints2D) -> None:
     Raises:
         SimspineError: the file can't be written.
     """
-    with atomic_write(path, binary=True) as file:
-        np.savez_compressed(
-            file,
-            camera_names=np.array(keypoints.camera_names, str),
-            keypoint_names=np.array(keypoints.keypoint_names, str),
-            positions=keypoints.positions,
-            confidence=keypoints.confidence,
-            rate_hz=np.float64(math.nan if keypoints.rate_hz is None else keypoints.rate_hz),
-            first_frame=np.int64(keypoints.first_frame),
-        )
-
-
-def _check(self: Keypoints2D | Detections2D, axes: str) -> None:
-    """Makes a new object's arrays float64 and read-only, and refuses what breaks its rules."""
-    for field in ("camera_names", "keypoint_names"):
-        names = tuple(getattr(self, field))
-        object.__setattr__(self, field, names)
-        for name in names:
-            if not (isinstance(name, str) and is_name(name)):
-                raise ShapeError(f"{field} has {shown(str(name))}; valid is printable text, trimmed")
-        twice = first_duplicate(names)
-        if not names or twice is not None:
-            what = "is empty" if twice is None else f"has {shown(twice)} twice"
-            raise ShapeError(f"{field} {what}; valid are names that differ")
-    for field in ("positions", "confidence"):
-        object.__setattr__(self, field, frozen_array(getattr(self, field)))
-    shape, wanted = self.confidence.shape, (len(self.camera_names), len(self.keypoint_names))
-    fits = len(shape) == len(axes.split()) and (shape[1], shape[-1]) == wanted
-    if not fits or self.positions.shape != (*shape, 2):
-        raise ShapeError(
-            f"positions have the shape {self.positions.shape} and confidence {shape}; "
-            f"valid is [{axes} 2] and [{axes}] with V, K = {wanted}"
-        )
-    missing = np.isnan(self.confidence)
-    if (np.isnan(self.positions) != missing[..., None]).any():
-        raise ShapeError("some keypoints are missing in part; valid are three numbers or three NaN")
-    if (
-        np.isinf(self.positions).any()
-        or not (missing | ((self.confidence > 0) & (self.confidence < np.inf))).all()
-    ):
-        raise ShapeError(
-            "some numbers are infinite or some confidences not positive; valid is NaN for missing"
-        )
-    if self.rate_hz is not None and not (math.isfinite(self.rate_hz) and self.rate_hz > 0):
-        raise ShapeError(f"rate_hz is {self.rate_hz}; valid is a positive number or None")
+    write_npz(
+        path,
+        {
+            "camera_names": np.array(keypoints.camera_names, str),
+            "keypoint_names": np.array(keypoints.keypoint_names, str),
+            "positions": keypoints.positions,
+            "confidence": keypoints.confidence,
+            "rate_hz": np.array(math.nan if keypoints.rate_hz is None else keypoints.rate_hz),
+            "first_frame": np.array(keypoints.first_frame),
+        },
+    )

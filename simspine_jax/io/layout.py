@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from simspine_jax.annotations import file_name
 from simspine_jax.io.files import PathLike
 from simspine_jax.skeleton import AXIS_NAMES
 
@@ -40,11 +41,6 @@ def axes_to_degrees(coordinates: NDArray[np.float64]) -> NDArray[np.float64]:
 def axes_to_radians(table: NDArray[np.float64]) -> NDArray[np.float64]:
     """Inverse of `axes_to_degrees`, within two units in the last place."""
     return np.where(DEGREE_AXES, np.deg2rad(table), table)
-
-
-def file_name(subject: str, action: str) -> str:
-    """Name of a trial's files without suffix, as `SpineTrial.name` gives it: ``S1_Walking_1``."""
-    return f"{subject}_{action}".replace(" ", "_")
 
 
 def action_of(stem: str) -> str:

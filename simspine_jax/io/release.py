@@ -43,7 +43,7 @@ from simspine_jax.errors import (
 )
 from simspine_jax.geometry.cameras import Cameras
 from simspine_jax.geometry.frames import R_yup_zup
-from simspine_jax.io.calibration import _camera, _stacked, read_cameras, write_cameras_toml
+from simspine_jax.io.calibration import cameras_from_entries, read_cameras, write_cameras_toml
 from simspine_jax.io.cells import check_times, first_duplicate
 from simspine_jax.io.files import PathLike, atomic_write, malformed, place, shown
 from simspine_jax.io.layout import (
@@ -601,13 +601,12 @@ def _read_calibration(path: Path, where: str, group: Any) -> Cameras:
         arrays = [
             _numbers(path, file, f"{where}/{key}", shape) for key, shape in zip(keys, shapes, strict=True)
         ]
-    cameras = []
+    entries = []
     for v, name in enumerate(names):
         entry: dict[str, Any] = {key: array[v] for key, array in zip(keys, arrays, strict=True)}
-        known = np.isfinite(size[v]).all()
-        with np.errstate(over="ignore", invalid="ignore"):  # numbers of any size come from a damaged file
-            cameras.append(_camera(_at(path, where), name, entry | ({"size": size[v]} if known else {})))
-    return _stacked(_at(path, where), cameras, "opencv")
+        entries.append((name, entry | ({"size": size[v]} if np.isfinite(size[v]).all() else {})))
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers of any size come from a damaged file
+        return cameras_from_entries(_at(path, where), entries)
 
 
 def _group_name(trial: SpineTrial) -> str:

@@ -47,6 +47,8 @@ FLOOR = 1e-13
 HARDER, SOFTER = 30.0, 0.05
 PENALTIES_SHARE = 1e-3
 ROUNDING = 4
+# Steps whose gain rounding hides go on while each promises less than this share of the one before.
+STALLED = 0.3
 CHUNK = 128
 # Clips of a group wait for the slowest of them. A CPU needs no more frames at a time than fill its vectors.
 CPU_FRAMES = 256
@@ -93,6 +95,7 @@ class _Clips(NamedTuple):
     again: Array  # [C] how often this step has been computed again
     done: Array  # [C]
     converged: Array  # [C]
+    last: Array  # [C] what the last step promised
     steps: Array  # [C]
     rounds: Array
 
@@ -266,7 +269,7 @@ def _first(goal: _Goal, start: Float[Array, "C T Q"]) -> _Clips:
         q, f, g, jnp.zeros((n_clips, n_frames, n, n), dtype), Factor(blank, blank, blank[..., 0]),
         goal.held(q, g), jnp.zeros_like(q), yes, yes, jnp.full(n_clips, FIRST_DAMPING, dtype),
         jnp.zeros(n_clips, dtype), jnp.full(n_clips, NEAR, dtype), none, zero,
-        ~_moving(goal.counts), none, zero, jnp.int32(0),
+        ~_moving(goal.counts), none, jnp.full(n_clips, jnp.inf, dtype), zero, jnp.int32(0),
     )  # fmt: skip
 
 
@@ -348,7 +351,11 @@ def _judge(
     """Takes the step in clips where the objective falls, and sees what the next one needs."""
     trial = jnp.where(judged[:, None, None], _trial(goal, s, step), s.q)
     total, slope = lax.cond(jnp.any(judged), lambda: goal.equations(trial), lambda: (s.f, s.g))
-    accept = (total <= s.f) & judged
+    # What a step gains here is less than the rounding errors of the objective, but not of its gradient: steps
+    # are taken for as long as each promises much less than the one before.
+    unseen = ROUNDING * jnp.finfo(s.q.dtype).eps * s.f
+    fine = (s.bend > 0) & (jnp.abs(promise) <= unseen)
+    accept = (total <= s.f + jnp.where(fine, unseen, 0)) & judged
     take_it = accept[:, None, None]
     q, f, g = jnp.where(take_it, trial, s.q), jnp.where(accept, total, s.f), jnp.where(take_it, slope, s.g)
     here = judged[:, None, None]
@@ -359,11 +366,13 @@ def _judge(
     # the floor is solved to rounding.
     settled = s.damping <= FIRST_DAMPING
     small = ((jnp.abs(promise) <= tolerance * s.f) & settled) | (f <= FLOOR * goal.counts.sum(axis=1))
-    noise = jnp.abs(promise) <= jnp.finfo(q.dtype).eps ** 0.66 * s.f
-    converged = s.converged | (judged & ((small & accept & ~moved) | (noise & ~accept)))
+    stalled = fine & s.fresh & (jnp.abs(promise) > STALLED * s.last)
+    noise = s.fresh & (jnp.abs(promise) <= jnp.finfo(q.dtype).eps ** 0.66 * s.f)
+    converged = s.converged | (judged & ((small & accept & ~moved) | (noise & ~accept) | stalled))
     done = s.done | converged | (s.damping >= MOST_DAMPING)
     going = judged & ~done
-    misjudged = going & ~(jnp.abs(s.f - total - promise) <= MISJUDGED * promise)
+    missed = ~(jnp.abs(s.f - total - promise) <= MISJUDGED * promise)
+    misjudged = going & jnp.where(fine, jnp.abs(promise) > STALLED * s.last, missed)
     # Only a matrix of this very pose is to blame for a step that fails.
     failed = going & ~accept & s.fresh
     damping = jnp.where(
@@ -381,7 +390,9 @@ def _judge(
         stale=s.stale | jnp.any(misjudged & ~failed),
         # So that a factor is never more damped than the state, where that counts.
         renew=s.renew | jnp.any(misjudged | failed | (going & (moved | (s.damping > FIRST_DAMPING)))),
-        done=done, converged=converged, steps=s.steps + judged, rounds=s.rounds + 1,
+        done=done, converged=converged,
+        last=jnp.where(judged, jnp.abs(promise), s.last),
+        steps=s.steps + judged, rounds=s.rounds + 1,
     )  # fmt: skip
 
 
@@ -454,7 +465,9 @@ def _forward(method, model, problem, smoothing, start, valid):
 
 def _backward(method, saved, cotangents):
     model, problem, smoothing, q, valid = saved
-    bars = _implicit(method[0], model, problem, smoothing, q, valid, cotangents[0])
+    # JAX traces this outside of the forward computation's context.
+    with jax.default_matmul_precision("highest"):
+        bars = _implicit(method[0], model, problem, smoothing, q, valid, cotangents[0])
     return None, bars[0], bars[1], None, None
 
 

@@ -62,6 +62,9 @@ _LEVEL_BODIES = (
     ("torso", "head"),
 )
 
+SPINE_BODIES: tuple[str, ...] = tuple(dict.fromkeys(body for pair in _LEVEL_BODIES for body in pair))
+"""The bodies between which the levels lie, from below; endplates are on some of them."""
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)

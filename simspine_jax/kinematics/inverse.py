@@ -442,7 +442,9 @@ def _optimum_forward(method: _Method, model: SpineModel, problem: Problem, guess
 
 def _optimum_backward(method: _Method, saved, cotangent):
     model, problem, q = saved
-    return None, _implicit_gradient(method, model, problem, q, cotangent[0]), None
+    # JAX traces this outside of the forward computation's context.
+    with jax.default_matmul_precision("highest"):
+        return None, _implicit_gradient(method, model, problem, q, cotangent[0]), None
 
 
 _optimum.defvjp(_optimum_forward, _optimum_backward)

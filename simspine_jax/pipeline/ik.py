@@ -39,6 +39,7 @@ from simspine_jax.kinematics.inverse import needed_markers
 from simspine_jax.kinematics.model import SpineModel, converted_path, find_converted, read_converted
 from simspine_jax.motions import listed, read_values
 from simspine_jax.pipeline.records import digest_of, is_temporary, write_json
+from simspine_jax.signal import nearest_samples
 
 FORMAT = "simspine_jax trial"
 # Three points fix a rigid body in space; with fewer no pose is determined.
@@ -278,11 +279,7 @@ def targets_at(
         SimspineError: as `match_markers`.
     """
     positions = match_markers(model, trajectory).positions
-    after = np.clip(np.searchsorted(trajectory.times, times), 1, max(len(trajectory.times) - 1, 1))
-    pair = np.stack([after - 1, np.minimum(after, len(trajectory.times) - 1)])
-    distance = np.abs(trajectory.times[pair] - times)
-    nearest = pair[np.argmin(distance, axis=0), np.arange(len(times))]
-    near = distance.min(axis=0) <= 0.5 / trajectory.rate
+    nearest, near = nearest_samples(trajectory.times, times, 0.5 / trajectory.rate)
     return np.where(near[:, None, None], positions[nearest], np.nan)
 
 

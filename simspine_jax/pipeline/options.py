@@ -20,6 +20,9 @@ Lumbar = Literal["coupled", "free"]
 class SimulationOptions:
     """Settings of every stage. Metres, radians, seconds; frequencies in Hz.
 
+    The defaults of ``marker_std_m``, the prior and ``acceleration`` were chosen on synthetic captures of seed
+    0; the figures that the benchmarks print are of seed 1. ``optical_std_m`` is a guess.
+
     Attributes:
         preset: that these stem from.
         triangulation: see `geometry.triangulation`.
@@ -39,8 +42,7 @@ class SimulationOptions:
         lumbar: ``coupled`` as the model ships, or ``free``: 18 axes that a stiffness pulls to the rhythm.
         stiffness: of that pull, m²/rad²; None for the default of `kinematics.lumbar` at this noise, 0 for
             none; the larger, the nearer to ``coupled``.
-        output_cutoff_hz: of one over the results; 0 for none.
-        output_order: of one pass of it.
+        output_cutoff_hz: of the zero-phase low-pass over free coordinates and blended points; 0 for none.
         blend: share of the smoothed prediction in the final spine chain.
         mass_kg: of every subject whose mass is not given; None for an estimate by the model's size.
     """
@@ -61,7 +63,6 @@ class SimulationOptions:
     lumbar: Lumbar = "coupled"
     stiffness: float | None = None
     output_cutoff_hz: float = 0.0
-    output_order: int = 1
     blend: float = 0.0
     mass_kg: float | None = None
 

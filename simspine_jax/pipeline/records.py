@@ -24,8 +24,16 @@ def digest_of(*contents: bytes) -> str:
 def write_json(path: Path, document: dict[str, Any]) -> None:
     """Writes a document whole or not at all; equal documents give equal bytes."""
     with atomic_write(path) as stream:
-        json.dump(document, stream, indent=1)
-        stream.write("\n")
+        stream.write(_json_text(document))
+
+
+def holds_json(path: Path, document: dict[str, Any]) -> bool:
+    """Whether `write_json` has written this very document there."""
+    return path.is_file() and path.read_text(encoding="utf-8") == _json_text(document)
+
+
+def _json_text(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=1) + "\n"
 
 
 def is_temporary(path: Path) -> bool:

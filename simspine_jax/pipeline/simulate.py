@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import simspine_jax as ssj
-from simspine_jax.annotations import Quality, SpineTrial
+from simspine_jax.annotations import Quality, SpineTrial, file_name
 from simspine_jax.errors import MissingDependencyError, SimspineError
 from simspine_jax.geometry.cameras import Cameras
 from simspine_jax.io import Storage, write_sto
@@ -30,7 +30,7 @@ from simspine_jax.io.trials import read_trial, write_quality_csv, write_trial
 from simspine_jax.kinematics.isolated import SCALING_PREFIX, scale_isolated
 from simspine_jax.pipeline.ik import FailedTrial, LoadedModel, Progress
 from simspine_jax.pipeline.options import SimulationOptions
-from simspine_jax.pipeline.records import digest_of, is_temporary, write_json
+from simspine_jax.pipeline.records import digest_of, holds_json, is_temporary, write_json
 from simspine_jax.pipeline.sources import SubjectSource, check_sources
 from simspine_jax.pipeline.stages import (
     Points,
@@ -85,7 +85,7 @@ class SimulatedTrial:
     @property
     def name(self) -> str:
         """Of its files."""
-        return f"{self.subject}_{self.action}".replace(" ", "_")
+        return file_name(self.subject, self.action)
 
 
 @dataclass(frozen=True)
@@ -249,8 +249,7 @@ class _Run:
             except SimspineError as error:
                 self.note(f"the cameras of {source.name} are not written: {error}")
         record = path.with_suffix(".json")
-        same = record.is_file() and record.read_text(encoding="utf-8") == json.dumps(about, indent=1) + "\n"
-        if self.osim is not None and not (same and path.is_file()):
+        if self.osim is not None and not (path.is_file() and holds_json(record, about)):
             record.unlink(missing_ok=True)
             try:
                 scale_isolated(

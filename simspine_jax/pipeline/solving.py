@@ -1,8 +1,8 @@
 """Inverse kinematics of many trials of one subject: clips of few shapes, in batches, over all devices.
 
-Trials longer than `CLIP_FRAMES` are cut into clips that overlap on both sides. The penalties of a whole-clip
-solve reach only some frames far (`overlap_frames`), so that what the overlaps differ in is thrown away with
-them, and memory does not grow with the length of a trial.
+Trials longer than `CLIP_FRAMES` are cut into clips that overlap on both sides, so that memory does not grow
+with the length of a trial. The penalties of a whole-clip solve reach only some frames far (`overlap_frames`);
+what clips still differ in at a seam is faded from one to the other over half of the overlap.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ goes with the fourth root of stiffness over springs.
 TOLERANCE = 1e-8
 """Of the solve, so that a frame ends alike in whichever clip it is; in float32 rounding stops it earlier."""
 
+FADED = 0.2
+"""Solutions that differ by more, rad or m, in a frame are two poses; between these there is nothing."""
+
 CPU_CLIPS, ACCELERATOR_CLIPS = 4, 64
 """Clips in one call on each device."""
 
@@ -68,13 +71,17 @@ class Motion:
 
 @dataclass(frozen=True)
 class _Clip:
-    """Frames ``first`` to ``end`` of a trial, of which those from ``keep`` to ``stop`` are taken."""
+    """Frames ``first`` to ``end`` of a trial, of which those from ``keep`` to ``stop`` are taken.
+
+    Around both, ``fade`` frames on each side are mixed with the neighbour's.
+    """
 
     trial: int
     first: int
     end: int
     keep: int
     stop: int
+    fade: int = 0
 
 
 @dataclass(frozen=True)
@@ -163,7 +170,8 @@ def solve_trials(
             treated, markers, weights, lengths, (jnp.asarray(factors, dtype), jnp.asarray(offsets, dtype)),
             jax.tree.map(lambda x: jnp.asarray(x, dtype), (prior, smoothing)), jnp.asarray(least),
         )  # fmt: skip
-        _keep(motions, clips, np.asarray(q, np.float64), np.asarray(status))
+        for row, clip in enumerate(clips):
+            _keep(treated, motions[clip.trial], clip, np.asarray(q[row], np.float64), np.asarray(status[row]))
         done += sum(clip.stop - clip.keep for clip in clips)
         if progress is not None:
             progress(done, total)
@@ -182,13 +190,21 @@ def _opensim_objective(model: SpineModel, options: SimulationOptions) -> IKSetup
     )
 
 
+def seams(n_frames: int, longest: int, overlap: int) -> list[int]:
+    """The frames of a trial from which on another clip is taken."""
+    return [clip.keep for clip in _cut(0, n_frames, longest, overlap)[1:]]
+
+
 def _cut(trial: int, n_frames: int, longest: int, overlap: int) -> list[_Clip]:
+    """Clips of about one length, none longer than ``longest`` or what four overlaps need."""
+    longest = max(longest, padded_size(4 * overlap))
     if n_frames <= longest:
         return [_Clip(trial, 0, n_frames, 0, n_frames)]
-    step = longest - 2 * overlap
+    count = -(-n_frames // (longest - 2 * overlap))
+    step = -(-n_frames // count)
     return [
         _Clip(trial, max(0, keep - overlap), min(n_frames, keep + step + overlap), keep,
-              min(n_frames, keep + step))
+              min(n_frames, keep + step), overlap // 2)
         for keep in range(0, n_frames, step)
     ]  # fmt: skip
 
@@ -201,9 +217,8 @@ def _batches(
     for index, trial in enumerate(trials):
         count = len(trial.markers)
         overlap = overlap_frames(options, trial.rate_hz)
-        length = max(longest, padded_size(4 * overlap))
-        size = length if count > length else padded_size(count)
-        clips = _cut(index, count, length, overlap)
+        clips = _cut(index, count, longest, overlap)
+        size = padded_size(max(clip.end - clip.first for clip in clips))
         alike.setdefault((size, trial.rate_hz), []).extend(clips)
     step = _clips_each() * n_devices
     for (size, _), clips in alike.items():
@@ -212,7 +227,7 @@ def _batches(
 
 
 def overlap_frames(options: SimulationOptions, rate_hz: float) -> int:
-    """Frames that clips share on each side, so that their seams don't show."""
+    """Frames that clips share on each side; farther from its end a clip hardly feels that it ends."""
     stiffness = options.acceleration * rate_hz**4 / REACH_WEIGHT
     # A velocity is a string on springs, whose reach goes with the square root; it is compared as a beam.
     tension = (options.velocity * rate_hz**2) ** 2 / REACH_WEIGHT**2
@@ -241,11 +256,33 @@ def _stacked(
     return markers, weights, lengths
 
 
-def _keep(motions: list[Motion], clips: Sequence[_Clip], q: NDArray, status: NDArray) -> None:
-    for row, clip in enumerate(clips):
-        source = slice(clip.keep - clip.first, clip.stop - clip.first)
-        motions[clip.trial].q[clip.keep : clip.stop] = q[row, source]
-        motions[clip.trial].status[clip.keep : clip.stop] = status[row, source]
+def _keep(model: SpineModel, motion: Motion, clip: _Clip, q: NDArray, status: NDArray) -> None:
+    """Takes a clip's frames into its trial's motion, faded into those of the clip before."""
+    motion.status[clip.keep : clip.stop] = status[clip.keep - clip.first : clip.stop - clip.first]
+    stop = min(clip.stop + clip.fade, clip.end)
+    if clip.keep == 0:
+        motion.q[:stop] = q[:stop]
+        return
+    seam = slice(clip.keep - clip.fade, min(clip.keep + clip.fade, clip.end))
+    before, after = motion.q[seam].copy(), q[seam.start - clip.first : seam.stop - clip.first]
+    turns = _turns(model, before - after)
+    motion.q[seam.start : stop] = q[seam.start - clip.first : stop - clip.first] + turns
+    late = ((np.arange(seam.start, seam.stop) >= clip.keep) * 1.0)[:, None]
+    share = (np.arange(len(before)) + 0.5)[:, None] / len(before)
+    apart = np.abs(after + turns - before).max(axis=1, keepdims=True)
+    share = np.where(apart <= FADED, share, late)
+    known = np.isfinite(apart)
+    motion.q[seam] = np.where(known, (1 - share) * before + share * (after + turns), motion.q[seam])
+
+
+def _turns(model: SpineModel, apart: NDArray) -> NDArray[np.float64]:
+    """[Q] whole turns that bring the later of two solutions nearest to the earlier; 0 for bounded ones."""
+    free = model.coordinate_map.free_indices
+    turning = np.array([model.rotational[i] for i in free]) & np.isinf(np.asarray(model.upper))
+    known = apart[np.isfinite(apart).all(axis=1)]
+    if not len(known):
+        return np.zeros(len(free))
+    return np.where(turning, 2 * np.pi * np.round(np.median(known, axis=0) / (2 * np.pi)), 0.0)
 
 
 @cache

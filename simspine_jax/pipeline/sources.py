@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from simspine_jax.annotations import _NAME, SpineTrial
-from simspine_jax.capture import ACTION_NAMES, SUBJECT_NAMES, Capture, capture_trial, make_subject
+from simspine_jax.annotations import NAME, SpineTrial, file_name
+from simspine_jax.capture import ACTION_NAMES, SUBJECT_NAMES, Capture, capture_trial, count_frames, make_subject
 from simspine_jax.errors import FileFormatError, SimspineError, UnknownNameError
 from simspine_jax.geometry.cameras import Cameras
 from simspine_jax.io import read_markers, read_text
@@ -28,12 +28,10 @@ from simspine_jax.io.keypoints import (
     Keypoints2D,
     main_person,
     read_coco_results,
-    read_detections_npz,
     read_keypoints_npz,
     read_openpose_folder,
 )
-from simspine_jax.io.layout import ReleaseLayout, file_name
-from simspine_jax.io.npz import read_npz
+from simspine_jax.io.layout import ReleaseLayout
 from simspine_jax.kinematics.model import SpineModel
 from simspine_jax.pipeline.records import digest_of
 from simspine_jax.pipeline.stages import TrialInput, Views
@@ -130,7 +128,7 @@ def check_sources(subjects: Sequence[SubjectSource]) -> None:
 
 
 def _check_name(whose: str, name: str) -> None:
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise SimspineError(
             f"{whose} is called {shown(name)}; valid are letters, digits, blank and ._-, of which the first "
             "is a letter or digit"
@@ -233,9 +231,7 @@ class FileTrial:
                 )
             return main_person(read_coco_results(files, schema=self.schema, rate_hz=self.rate_hz))
         if path.suffix.lower() == ".npz":
-            stored = read_npz(path)
-            raw = "keypoints_raw" in stored and "keypoints_associated" not in stored
-            return main_person(read_detections_npz(path)) if raw else read_keypoints_npz(path)
+            return read_keypoints_npz(path)
         raise FileFormatError(
             f"{path} holds no keypoints; valid are a folder with a folder of JSON files for each camera, a "
             "folder with a COCO results file for each camera, and an .npz file"
@@ -516,11 +512,13 @@ def synthetic_subjects(
 
     Raises:
         UnknownNameError: a subject or an action is unknown.
+        ShapeError: ``seconds`` or ``rate_hz`` is not valid.
     """
     for kind, names, valid in (("Subject", subjects, SUBJECT_NAMES), ("Action", actions, ACTION_NAMES)):
         for name in names:
             if name not in valid:
                 raise UnknownNameError(kind, name, "the synthetic set", valid)
+    count_frames(seconds, rate_hz)
     return tuple(
         SubjectSource(
             subject,

@@ -28,6 +28,7 @@ from simspine_jax.geometry.triangulation import Triangulated, triangulate_robust
 from simspine_jax.io import MarkerTrajectory
 from simspine_jax.kinematics.curvature import (
     ENDPLATES_DEG,
+    SPINE_BODIES,
     Curvature,
     body_curvature,
     keypoint_curvature,
@@ -66,6 +67,9 @@ HEIGHT_RANGE_M = (0.8, 2.5)
 
 MOST_OFF = 1.4
 """How far a given height may be from the markers' before either is doubted; detectors err by a tenth."""
+
+OUTPUT_ORDER = 1
+"""Of one pass of the filter over results; two passes make the second order of the released code."""
 
 FACE = ("left_eye", "right_eye", "left_ear", "right_ear")
 """Keypoints without a marker on the model; they are carried by its head."""
@@ -210,12 +214,8 @@ def _nearest(
     values: NDArray[np.float64], there: NDArray[np.float64], here: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """The values at the nearest of the times ``there``, NaN where none is within half a step."""
-    after = np.clip(np.searchsorted(there, here), 1, max(len(there) - 1, 1))
-    pair = np.stack([after - 1, np.minimum(after, len(there) - 1)])
-    distance = np.abs(there[pair] - here)
-    nearest = pair[distance.argmin(axis=0), np.arange(len(here))]
     step = np.median(np.diff(there)) if len(there) > 1 else np.inf
-    near = distance.min(axis=0) <= 0.5 * step * (1 + 1e-6)
+    nearest, near = signal.nearest_samples(there, here, 0.5 * step * (1 + 1e-6))
     return np.where(near.reshape(-1, *[1] * (values.ndim - 1)), values[nearest], np.nan)
 
 
@@ -264,7 +264,7 @@ def _gap_events(
     )
     for mask, outcome, reason in findings:
         for k, name in enumerate(names):
-            for first, last in _runs(mask[:, k]):
+            for first, last in signal.runs(mask[:, k]):
                 length = float((last - first + 1) / rate_hz)
                 events.append(QualityEvent("signal", first, last, name, reason, outcome, length, None, "s"))
     return events
@@ -476,15 +476,8 @@ def _unconverged(motion: Motion) -> list[QualityEvent]:
     """Frames whose solve ran out of steps; quality judges what came of them."""
     return [
         QualityEvent("ik", first, last, "", "the solve ran out of steps before it converged", "noted")
-        for first, last in _runs(motion.status == IKStatus.MAX_ITERATIONS)
+        for first, last in signal.runs(motion.status == IKStatus.MAX_ITERATIONS)
     ]
-
-
-def _runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """First and last frame of each run."""
-    edges = np.diff(np.concatenate([[0], mask.astype(int), [0]]))
-    starts, ends = np.flatnonzero(edges > 0), np.flatnonzero(edges < 0)
-    return [(int(first), int(end - 1)) for first, end in zip(starts, ends, strict=True)]
 
 
 def _axes(model: SpineModel, coordinates: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -504,7 +497,7 @@ def _filtered(values: NDArray[np.float64], rate_hz: float, options: SimulationOp
     padded[: len(values)] = values
     smooth = signal.lowpass(
         jnp.asarray(padded), jnp.asarray(np.isfinite(padded)),
-        rate_hz=rate_hz, cutoff_hz=options.output_cutoff_hz, order=options.output_order,
+        rate_hz=rate_hz, cutoff_hz=options.output_cutoff_hz, order=OUTPUT_ORDER,
     )  # fmt: skip
     return np.asarray(smooth, np.float64)[: len(values)]
 
@@ -551,7 +544,7 @@ def check_model(model: SpineModel) -> None:
     Raises:
         UnknownNameError: names the first that is missing.
     """
-    for body in ("head", *dict.fromkeys(body for body, _ in ENDPLATES_DEG.values()), "lumbar2", "lumbar3"):
+    for body in dict.fromkeys([*SPINE_BODIES, *(body for body, _ in ENDPLATES_DEG.values())]):
         if body not in model.body_names:
             raise UnknownNameError("Body", body, f"the model {model.name}", model.body_names)
 

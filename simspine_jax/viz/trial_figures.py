@@ -5,6 +5,7 @@ Frames that are not usable are drawn on a red ground; what they measure doesn't 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,24 +28,23 @@ _PIXELS = 800  # of a figure's width in a report, about
 _MARGIN = 0.08  # of the range of usable values, above and below
 
 
+_SIGNS = ("extension positive", "right positive", "left positive")
+
+
 def curvature_figure(trial: SpineTrial, angles: SpineAngles) -> Figure:
     """Lordosis and kyphosis over time, by keypoints and by bodies.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    with new_figure(4.6) as figure:
-        title_figure(figure, f"Curvature of {trial.name}", trial.source or "source not stated")
-        panels = figure.subplots(2, 1, sharex=True)
-        for axes, name, span in zip(panels, ("lordosis", "kyphosis"), ("L1-S1", "T3-T12"), strict=True):
-            curves = {
-                "by keypoints": getattr(angles, name),
-                "by bodies": getattr(angles, f"body_{name}"),
-            }
-            _draw_curves(axes, trial, curves)
-            axes.set_title(f"{name.capitalize()} {span}", loc="left")
-        panels[-1].set_xlabel("Time (s)")
-    return figure
+    panels = {
+        f"{name.capitalize()} {span}": {
+            "by keypoints": getattr(angles, name),
+            "by bodies": getattr(angles, f"body_{name}"),
+        }
+        for name, span in (("lordosis", "L1-S1"), ("kyphosis", "T3-T12"))
+    }
+    return _over_time(4.6, f"Curvature of {trial.name}", trial, panels)
 
 
 def lumbar_figure(trial: SpineTrial, angles: SpineAngles) -> Figure:
@@ -53,15 +53,13 @@ def lumbar_figure(trial: SpineTrial, angles: SpineAngles) -> Figure:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    with new_figure(6.4) as figure:
-        title_figure(figure, f"Lumbar angles of {trial.name}", trial.source or "source not stated")
-        panels = figure.subplots(3, 1, sharex=True)
-        for j, (axes, sign) in enumerate(zip(panels, _SIGNS, strict=True)):
-            labels = [level_label(level) for level in LUMBAR_LEVELS]
-            _draw_curves(axes, trial, {label: angles.rotations[:, i, j] for i, label in enumerate(labels)})
-            axes.set_title(f"{MOTIONS[j].capitalize()} ({sign})", loc="left")
-        panels[-1].set_xlabel("Time (s)")
-    return figure
+    panels = {
+        f"{MOTIONS[j].capitalize()} ({sign})": {
+            level_label(level): angles.rotations[:, i, j] for i, level in enumerate(LUMBAR_LEVELS)
+        }
+        for j, sign in enumerate(_SIGNS)
+    }
+    return _over_time(6.4, f"Lumbar angles of {trial.name}", trial, panels)
 
 
 def neck_over_time_figure(trial: SpineTrial, angles: SpineAngles) -> Figure:
@@ -70,16 +68,22 @@ def neck_over_time_figure(trial: SpineTrial, angles: SpineAngles) -> Figure:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    with new_figure(2.9) as figure:
-        title_figure(figure, f"Neck angles of {trial.name}", trial.source or "source not stated")
-        axes = figure.subplots()
-        labels = [f"{motion} ({sign})" for motion, sign in zip(MOTIONS, _SIGNS, strict=True)]
-        _draw_curves(axes, trial, {label: angles.rotations[:, -1, j] for j, label in enumerate(labels)})
-        axes.set_xlabel("Time (s)")
+    curves = {f"{MOTIONS[j]} ({sign})": angles.rotations[:, -1, j] for j, sign in enumerate(_SIGNS)}
+    return _over_time(2.9, f"Neck angles of {trial.name}", trial, {"": curves})
+
+
+def _over_time(
+    height: float, title: str, trial: SpineTrial, panels: Mapping[str, Mapping[str, NDArray[np.float64]]]
+) -> Figure:
+    """Curves by label in a panel for each title, one above the other."""
+    with new_figure(height) as figure:
+        title_figure(figure, title, trial.source or "source not stated")
+        rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, (name, curves) in zip(rows, panels.items(), strict=True):
+            _draw_curves(axes, trial, curves)
+            axes.set_title(name, loc="left")
+        rows[-1].set_xlabel("Time (s)")
     return figure
-
-
-_SIGNS = ("extension positive", "right positive", "left positive")
 
 
 def quality_figure(trial: SpineTrial) -> Figure:
@@ -137,7 +141,7 @@ def _bars(trial: SpineTrial, mask: NDArray[np.bool_]) -> list[tuple[float, float
     return list(zip(start[first].tolist(), (end[last] - start[first]).tolist(), strict=True))
 
 
-def _draw_curves(axes: Axes, trial: SpineTrial, curves: dict[str, NDArray[np.float64]]) -> None:
+def _draw_curves(axes: Axes, trial: SpineTrial, curves: Mapping[str, NDArray[np.float64]]) -> None:
     """The curves that hold anything, with a scale that usable frames fill."""
     held = {label: values for label, values in curves.items() if np.isfinite(values).any()}
     for (label, values), color in zip(held.items(), COLORS, strict=False):

@@ -154,6 +154,20 @@ def test_camera_centers_are_at_the_cameras_origins() -> None:
     np.testing.assert_allclose(local, 0, atol=1e-14)
 
 
+def test_products_are_in_full_precision() -> None:
+    """A GPU rounds single precision to ten bits unless each product says otherwise."""
+    cameras, points = rig().astype(np.float32), jnp.asarray(POINTS, jnp.float32)
+    for program in (
+        jax.make_jaxpr(project)(cameras, points),
+        jax.make_jaxpr(camera_centers)(cameras),
+        jax.make_jaxpr(projection_matrices)(cameras),
+    ):
+        products = [e for e in program.jaxpr.eqns if e.primitive.name == "dot_general"]
+        assert products
+        for product in products:
+            assert product.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2
+
+
 def test_derivatives_agree_with_finite_differences_in_both_modes() -> None:
     leaves, structure = jax.tree.flatten(rig().astype(float))
     bent = distort(rig(), jnp.asarray(np.random.default_rng(2).uniform(-0.5, 0.5, (3, 4, 2))))

@@ -9,7 +9,7 @@ import pytest
 
 from simspine_jax import expand_coordinates, forward_kinematics, load_model
 from simspine_jax.capture.actions import ACTION_NAMES, PAPER_CURVATURE_DEG
-from simspine_jax.capture.capture import capture_set, capture_trial
+from simspine_jax.capture.capture import capture_set, capture_trial, count_frames
 from simspine_jax.capture.motion import LIMIT_MARGIN
 from simspine_jax.capture.noise import make_noise
 from simspine_jax.capture.rigs import make_rig
@@ -190,3 +190,11 @@ def test_wrong_arguments_are_refused(spine_model):
         capture_trial(spine_model, subject, "Dancing", SECONDS, RATE_HZ)
     with pytest.raises(UnknownNameError, match="S2"):
         next(capture_set(spine_model, SECONDS, RATE_HZ, subjects=["S2"]))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rate_hz"), [(float("nan"), 50.0), (-1.0, 50.0), (np.inf, 50.0), (1.0, 0.0), (0.02, 50.0)]
+)
+def test_lengths_that_are_none_are_refused(seconds: float, rate_hz: float) -> None:
+    with pytest.raises(ShapeError, match="valid is"):
+        count_frames(seconds, rate_hz)

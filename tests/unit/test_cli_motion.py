@@ -188,8 +188,8 @@ def test_motion_reports_joints_that_contradict_the_couplers(arm: Path, swing: Pa
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("bad.npz", b"", "is no .npz archive"),
-        ("bad.npz", b"PK\3\4 cut off", "is no .npz archive"),
+        ("bad.npz", b"", "not an NPZ file of plain arrays"),
+        ("bad.npz", b"PK\3\4 cut off", "not an NPZ file of plain arrays"),
         ("bad.csv", b"", "empty"),
         ("bad.csv", b"time,elbow\n0,1\n", "is not in"),
         ("bad.csv", b"time,elbow\n0,1,2\n", "row 2"),

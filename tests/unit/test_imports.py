@@ -36,9 +36,9 @@ RANKS = {
     "io.calibration": 4,  # these give what geometry, vocabulary and annotations define
     "io.keypoints": 4,
     "io.release": 5,
-    "io.trials": 4,
-    "io.layout": 3,
-    "io.samples": 4,
+    "io.trials": 5,
+    "io.layout": 4,
+    "io.samples": 5,
     "quality": 5,
     "metrics": 5,
     "detection": 6,

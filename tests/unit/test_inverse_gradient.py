@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -183,3 +184,25 @@ def test_all_results_can_be_differentiated(setting: Setting) -> None:
     assert np.isfinite(bar).all()
     numeric = (reported(markers + 1e-5 * direction) - reported(markers - 1e-5 * direction)) / 2e-5
     assert float(jnp.nansum(bar * direction)) == pytest.approx(float(numeric), rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("smoothing", [None, ssj.Smoothing(acceleration=1e-7)], ids=["frames", "clip"])
+def test_gradients_multiply_in_full_precision(tangle_model, smoothing) -> None:
+    """A GPU rounds single precision to ten bits unless each product says otherwise."""
+    markers = jnp.zeros((4, tangle_model.n_markers, 3))
+
+    def total(targets: jax.Array) -> jax.Array:
+        return jnp.sum(ssj.solve_ik(tangle_model, targets, smoothing=smoothing).q)
+
+    products = list(_products(jax.make_jaxpr(jax.grad(total))(markers).jaxpr))
+    assert products
+    assert {product.params["precision"] for product in products} == {(jax.lax.Precision.HIGHEST,) * 2}
+
+
+def _products(jaxpr):
+    """Every matrix product of a program, in whatever it calls."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from _products(inner)

@@ -25,6 +25,7 @@ from simspine_jax.io.keypoints import (
     write_keypoints_npz,
     write_openpose_folder,
 )
+from simspine_jax.io.npz import read_npz, write_npz
 
 
 def person(n: int = 37, x: float = 100.0, confidence: float = 0.9) -> list[float]:
@@ -74,7 +75,6 @@ def test_openpose_folders(tmp_path: Path) -> None:
     put(tmp_path / "b" / "walk_000000000014_keypoints.json", person(x=700))
     put(tmp_path / "a" / "walk_000000000013_keypoints.json", person(x=300))
     put(tmp_path / "a" / "walk_000000000014_keypoints.json")
-    (tmp_path / "notes").mkdir()
     clip = read_openpose_folder(tmp_path, rate_hz=50.0)
     assert clip.camera_names == ("a", "b")
     assert clip.keypoint_names == skeleton.TRC_NAMES
@@ -158,7 +158,7 @@ def test_what_is_written_reads_back(tmp_path_factory, missing, rate, first) -> N
     same(main_person(read), keypoints)
 
 
-def test_the_demos_arrays(shared_data: Path) -> None:
+def test_the_demos_arrays(shared_data: Path, tmp_path: Path) -> None:
     path = shared_data / "pose2sim_demo" / "keypoints_2d.npz"
     chosen, everyone = read_keypoints_npz(path), read_detections_npz(path)
     assert chosen.confidence.shape == (100, 4, 25)
@@ -167,6 +167,10 @@ def test_the_demos_arrays(shared_data: Path) -> None:
     assert not (chosen.confidence == 0).any()
     # Pose2Sim has chosen by what the cameras agree on, which in two pictures is somebody else.
     got = main_person(everyone)
+    arrays = read_npz(path)
+    del arrays["keypoints_associated"]
+    write_npz(tmp_path / "raw.npz", arrays)
+    same(read_keypoints_npz(tmp_path / "raw.npz"), got)
     agree = (np.nan_to_num(got.positions) == np.nan_to_num(chosen.positions)).all(axis=(-1, -2))
     assert agree.mean() > 0.99
     assert (~np.isnan(everyone.confidence).all(axis=-1)).sum(axis=-1).max() == 3
@@ -284,6 +288,37 @@ def test_bad_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(
         FileFormatError, match="frame numbers go from 1 to 20261121; valid is at most 1000000"
     ):
+        read_openpose_folder(tmp_path)
+
+
+def touch(folder: Path, *names: str) -> Path:
+    folder.mkdir()
+    for name in names:
+        (folder / name).touch()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("folder", "names"),
+    [
+        (".git", ["config"]), ("__MACOSX", []), ("a_img", ["a_000.png", "a_001.PNG", ".DS_Store"]),
+        ("a_video", ["a.mp4"]),
+    ],
+)  # fmt: skip
+def test_folders_that_are_no_cameras_are_passed_over(tmp_path: Path, folder: str, names: list[str]) -> None:
+    put(tmp_path / "a" / "a_1_keypoints.json", person(17))
+    touch(tmp_path / folder, *names)
+    assert read_openpose_folder(tmp_path).camera_names == ("a",)
+
+
+@pytest.mark.parametrize("names", [[], [".DS_Store"], ["log.txt"], ["b_1.png", "b_1.xml"]])
+def test_a_camera_without_its_files_is_named(tmp_path: Path, names: list[str]) -> None:
+    put(tmp_path / "a" / "a_1_keypoints.json", person(17))
+    touch(tmp_path / "b", *names)
+    with pytest.raises(FileFormatError, match=r"/b: this folder holds no JSON files; valid is "):
+        read_openpose_folder(tmp_path)
+    put(tmp_path / "b" / "deeper" / "b_1_keypoints.json", person(17))
+    with pytest.raises(FileFormatError, match=r"/b: this folder holds no JSON files; valid is "):
         read_openpose_folder(tmp_path)
 
 

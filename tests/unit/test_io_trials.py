@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simspine_jax.annotations import QualityEvent, SpineTrial
+from simspine_jax.annotations import QualityEvent, SpineTrial, file_name
 from simspine_jax.errors import FileFormatError, MissingDependencyError, ShapeError, SimspineError
-from simspine_jax.io.layout import ReleaseLayout, action_of, file_name, natural_key
+from simspine_jax.io.layout import ReleaseLayout, action_of, natural_key
 from simspine_jax.io.npz import read_npz, write_npz
 from simspine_jax.io.trials import (
     find_trials_in,

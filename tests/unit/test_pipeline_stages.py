@@ -11,7 +11,7 @@ from simspine_jax.errors import SimspineError, UnknownNameError
 from simspine_jax.io import MarkerTrajectory
 from simspine_jax.pipeline.official import CHAIN, blend_chain
 from simspine_jax.pipeline.options import PRESETS, preset
-from simspine_jax.pipeline.solving import REACH_FRAMES, _cut, overlap_frames
+from simspine_jax.pipeline.solving import REACH_FRAMES, Motion, _cut, _keep, overlap_frames
 from simspine_jax.pipeline.sources import exact_pictures
 from simspine_jax.pipeline.stages import TrialInput, Views, clean, find_points, whole_frames
 from simspine_jax.skeleton import KEYPOINT_NAMES, OFFICIAL_MARKER_WEIGHTS, TRC_NAMES
@@ -48,6 +48,30 @@ def test_clips_keep_every_frame_once(n_frames: int, overlap: int) -> None:
         assert clip.end - clip.first <= 512
         assert clip.keep - clip.first == (overlap if clip.keep else 0)
         assert clip.end in (n_frames, clip.stop + overlap)
+
+
+def test_solutions_of_neighbouring_clips_are_faded_at_their_seam(tangle_model) -> None:
+    """One clip is off by a little and by a whole turn where turns don't matter; another is another pose."""
+    n_frames, clips = 900, _cut(0, 900, 512, 64)
+    free = tangle_model.coordinate_map.free_indices
+    turning = np.array([tangle_model.rotational[i] for i in free]) & np.isinf(np.asarray(tangle_model.upper))
+    assert turning.any()
+    assert not turning.all()
+    truth = np.sin(np.arange(n_frames) / 40)[:, None] * np.ones(len(free))
+    off, seams = 0.01, [clip.keep for clip in clips[1:]]
+    assert len(seams) == 2
+    motion = Motion(np.full_like(truth, np.nan), np.full(n_frames, -1))
+    for shift, clip in zip((0.0, off + 2 * np.pi * turning, 1.0), clips, strict=True):
+        q = truth[clip.first : clip.end] + shift
+        _keep(tangle_model, motion, clip, q, np.zeros(clip.end - clip.first))
+    added = motion.q - truth
+    np.testing.assert_array_equal(motion.status, 0)
+    first, second = seams
+    fade = clips[0].fade
+    np.testing.assert_allclose(added[: first - fade], 0, atol=1e-12)
+    np.testing.assert_allclose(added[first + fade : second], off, atol=1e-12)
+    np.testing.assert_allclose(np.diff(added[: second - fade], axis=0).max(), off / (2 * fade), rtol=0.02)
+    np.testing.assert_allclose(added[second:], 1.0, atol=1e-12)
 
 
 def test_clips_overlap_by_time_and_by_the_penalty() -> None:

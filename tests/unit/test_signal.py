@@ -15,7 +15,7 @@ from scipy import signal
 
 from simspine_jax.errors import ShapeError
 from simspine_jax.io import read_trc
-from simspine_jax.signal import fill_gaps, lowpass, unwrap
+from simspine_jax.signal import fill_gaps, lowpass, nearest_samples, runs, unwrap
 
 # Relative; the same recursion in another order of operations, in float64.
 RECURSION = 1e-11
@@ -198,3 +198,20 @@ def test_unwrapping_goes_on_over_gaps() -> None:
     got = np.asarray(unwrap(jnp.asarray(wrapped), jnp.asarray(present)))
     np.testing.assert_allclose(got[present], angles[present], atol=1e-12)
     np.testing.assert_array_equal(np.isnan(got), ~present)
+
+
+def test_runs_are_the_stretches_of_a_mask() -> None:
+    assert runs(np.array([True, True, False, True, False, False, True])) == [(0, 1), (3, 3), (6, 6)]
+    assert runs(np.zeros(3, bool)) == []
+    assert runs(np.ones(3, bool)) == [(0, 2)]
+
+
+def test_nearest_samples_are_those_within_reach() -> None:
+    there = np.array([0.0, 0.1, 0.2, 0.5])
+    here = np.array([-0.3, 0.04, 0.06, 0.2, 0.34, 0.36, 0.9])
+    index, near = nearest_samples(there, here, 0.15)
+    np.testing.assert_array_equal(index, [0, 0, 1, 2, 2, 3, 3])
+    np.testing.assert_array_equal(near, [False, True, True, True, True, True, False])
+    index, near = nearest_samples(np.array([1.0]), here, np.inf)
+    np.testing.assert_array_equal(index, 0)
+    assert near.all()
