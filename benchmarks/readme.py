@@ -1,6 +1,7 @@
 """``python -m benchmarks.readme RESULTS.json…``: puts the rows of full runs into the README and RESULTS.md.
 
-The README shows, for each suite, the rows that promise something; ``benchmarks/RESULTS.md`` shows all.
+The README shows, for each suite, the rows that promise something, of several cases the worst;
+``benchmarks/RESULTS.md`` shows all.
 """
 
 from __future__ import annotations
@@ -51,7 +52,12 @@ def _suite_of(rows: Mapping[str, Row]) -> Suite:
 
 
 def _promises(suite: Suite, rows: Mapping[str, Row]) -> dict[str, Row]:
-    return {key: row for key, row in rows.items() if suite.metric(key).bar is not None}
+    """Rows with a bar; a row of one case is left out where there is one of the worst of its cases."""
+    return {
+        key: row
+        for key, row in rows.items()
+        if suite.metric(key).bar is not None and not (key.count("/") > 1 and key.rpartition("/")[0] in rows)
+    }
 
 
 def table(rows: Mapping[str, Row]) -> str:

@@ -92,17 +92,27 @@ class MarkerTrajectory:
         """bool [T, K]: where a marker has a position."""
         return ~np.isnan(self.positions[..., 0])
 
-    def select(self, names: Sequence[str]) -> MarkerTrajectory:
+    def select(
+        self, names: Sequence[str], missing: Literal["refuse", "nan"] = "refuse"
+    ) -> MarkerTrajectory:
         """The same frames with only these markers, in this order.
 
+        Args:
+            names: such as a model's ``marker_names``.
+            missing: ``"nan"`` takes markers that aren't there as missing in every frame.
+
         Raises:
-            UnknownNameError: a name is not among the markers.
+            UnknownNameError: a name, or with ``"nan"`` every name, is not among the markers.
         """
         index = {name: k for k, name in enumerate(self.names)}
-        for name in names:
-            if name not in index:
-                raise UnknownNameError("Marker", name, self.source, self.names)
-        return replace(self, names=tuple(names), positions=self.positions[:, [index[name] for name in names]])
+        unknown = [name for name in names if name not in index]
+        if unknown and (missing != "nan" or len(unknown) == len(names)):
+            raise UnknownNameError("Marker", unknown[0], self.source, self.names)
+        picked = np.full((self.n_frames, len(names), 3), np.nan)
+        for k, name in enumerate(names):
+            if name in index:
+                picked[:, k] = self.positions[:, index[name]]
+        return replace(self, names=tuple(names), positions=picked)
 
 
 def zup_to_yup(trajectory: MarkerTrajectory) -> MarkerTrajectory:

@@ -459,13 +459,14 @@ def optimum(
 
 
 def _forward(method, model, problem, smoothing, start, valid):
-    result = solve_clips(method[0], model, problem, smoothing, start, method[1], valid, method[2])
+    # JAX traces these rules outside of the context of the computation that they belong to.
+    with jax.default_matmul_precision("highest"):
+        result = solve_clips(method[0], model, problem, smoothing, start, method[1], valid, method[2])
     return result, (model, problem, smoothing, result[0], valid)
 
 
 def _backward(method, saved, cotangents):
     model, problem, smoothing, q, valid = saved
-    # JAX traces this outside of the forward computation's context.
     with jax.default_matmul_precision("highest"):
         bars = _implicit(method[0], model, problem, smoothing, q, valid, cotangents[0])
     return None, bars[0], bars[1], None, None

@@ -436,13 +436,14 @@ def _optimum(
 
 
 def _optimum_forward(method: _Method, model: SpineModel, problem: Problem, guess: Array | None):
-    tracked = _solve_frames(method, model, problem, guess)
+    # JAX traces these rules outside of the context of the computation that they belong to.
+    with jax.default_matmul_precision("highest"):
+        tracked = _solve_frames(method, model, problem, guess)
     return (tracked.q, tracked), (model, problem, tracked.q)
 
 
 def _optimum_backward(method: _Method, saved, cotangent):
     model, problem, q = saved
-    # JAX traces this outside of the forward computation's context.
     with jax.default_matmul_precision("highest"):
         return None, _implicit_gradient(method, model, problem, q, cotangent[0]), None
 

@@ -227,6 +227,11 @@ def test_select_keeps_the_order_asked_for(read: Reader) -> None:
     assert clip.select(clip.names[::-1]).names == ("Left heel", "C7")
     with pytest.raises(UnknownNameError, match=r"Marker 'T12' is not in walk.trc; it has: C7, Left heel"):
         clip.select(["T12"])
+    wider = clip.select(["T12", "C7"], missing="nan")
+    assert np.isnan(wider.positions[:, 0]).all()
+    np.testing.assert_array_equal(wider.positions[:, 1], clip.positions[:, 0])
+    with pytest.raises(UnknownNameError):
+        clip.select(["T12", "T11"], missing="nan")
 
 
 @pytest.mark.parametrize(
