@@ -92,9 +92,7 @@ class MarkerTrajectory:
         """bool [T, K]: where a marker has a position."""
         return ~np.isnan(self.positions[..., 0])
 
-    def select(
-        self, names: Sequence[str], missing: Literal["refuse", "nan"] = "refuse"
-    ) -> MarkerTrajectory:
+    def select(self, names: Sequence[str], missing: Literal["refuse", "nan"] = "refuse") -> MarkerTrajectory:
         """The same frames with only these markers, in this order.
 
         Args:

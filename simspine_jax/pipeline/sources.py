@@ -18,7 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simspine_jax.annotations import NAME, SpineTrial, file_name
-from simspine_jax.capture import ACTION_NAMES, SUBJECT_NAMES, Capture, capture_trial, count_frames, make_subject
+from simspine_jax.capture import (
+    ACTION_NAMES,
+    SUBJECT_NAMES,
+    Capture,
+    capture_trial,
+    count_frames,
+    make_subject,
+)
 from simspine_jax.errors import FileFormatError, SimspineError, UnknownNameError
 from simspine_jax.geometry.cameras import Cameras
 from simspine_jax.io import read_markers, read_text
