@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntFlag
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simspine_jax.errors import ShapeError
-from simspine_jax.skeleton import AXIS_NAMES, N_KEYPOINTS
+from simspine_jax.skeleton import AXIS_NAMES, KEYPOINT_NAMES, N_KEYPOINTS, OKS_SUBSETS, TRC_NAMES
 
 N_LEVELS = 7
 """Joints of the spine of which rotations are told, from L5-S1 up; see `kinematics.curvature`."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]*")
 """What a subject or an action may be called."""
+
+SYNTHETIC: tuple[str, ...] = ("synthetic capture: ", "synthetic truth: ")
+"""How the source of a trial begins that no person was recorded for."""
+
+UNSEEN = "no keypoint between hips and neck seen"
+"""What a source says where a file has no room for which keypoints were seen."""
+
+SPINE_IDS: tuple[int, ...] = OKS_SUBSETS["spine"][::-1]
+"""The nine keypoints along the column, from the hip up."""
+
+_BACK = [i for i, k in enumerate(SPINE_IDS) if KEYPOINT_NAMES[k].startswith("spine_")]
 
 
 def file_name(subject: str, action: str) -> str:
@@ -48,6 +61,29 @@ class Quality(IntFlag):
         return not self & ~Quality.INTERPOLATED
 
 
+REASONS: Mapping[Quality, tuple[str, ...]] = MappingProxyType(
+    {
+        Quality.NO_POSE: ("there is no pose",),
+        Quality.MARKER_RESIDUAL: (
+            "the model does not come near its markers",
+            "the model does not come near this marker",
+        ),
+        Quality.CURVATURE: tuple(
+            f"{change} {angle} than a healthy adult reaches"
+            for angle in ("lordosis", "kyphosis")
+            for change in ("less", "more")
+        ),
+        Quality.JOINT_LIMITS: ("many coordinates stay at their bounds",),
+        Quality.ANGULAR_JUMP: ("it changes faster than a person can move",),
+    }
+)
+"""What findings of each fault say; so they tell which fault a frame had before it was repaired."""
+
+GAP_FILLED = "short gap interpolated"
+"""What the finding says of a marker's gap, which is filled before any pose is solved."""
+
+_FAULT_OF = {reason: fault for fault, reasons in REASONS.items() for reason in reasons}
+
 Outcome = Literal["rejected", "repaired", "dropped", "noted"]
 
 
@@ -62,8 +98,9 @@ class QualityEvent:
         last_frame: of the run, included.
         what: keypoint, marker, coordinate, camera or measure concerned; empty for the whole frame.
         reason: in plain words.
-        outcome: ``rejected`` frames are flagged, ``repaired`` ones have new values, of ``dropped``
-            observations the rest of the frame is kept, ``noted`` changes nothing.
+        outcome: ``rejected`` frames are flagged, ``repaired`` ones have an interpolated pose and are
+            `Quality.INTERPOLATED`, of ``dropped`` observations the rest of the frame is kept, ``noted``
+            leaves the frame's flags alone.
         value: the worst measured, in ``unit``; None where there is nothing to measure.
         limit: that it broke.
         unit: ``mm``, ``deg``, ``px``, ``s``, ``1`` or empty.
@@ -171,3 +208,48 @@ class SpineTrial:
     def usable(self) -> NDArray[np.bool_]:
         """[T] frames without a fault; repaired ones are usable."""
         return (self.quality & ~np.uint16(Quality.INTERPOLATED)) == 0
+
+    @property
+    def repaired(self) -> NDArray[np.bool_]:
+        """[T] frames whose pose was interpolated."""
+        return (self.quality & np.uint16(Quality.INTERPOLATED)) != 0
+
+    @property
+    def faults_before(self) -> NDArray[np.uint16]:
+        """[T] the faults of each frame before repairs, as the findings tell."""
+        faults = self.quality & ~np.uint16(Quality.INTERPOLATED)
+        for event in self.events:
+            if event.outcome in ("rejected", "repaired") and event.reason in _FAULT_OF:
+                faults[event.first_frame : event.last_frame + 1] |= np.uint16(_FAULT_OF[event.reason])
+        return faults
+
+    @property
+    def gaps_filled(self) -> tuple[QualityEvent, ...]:
+        """Short gaps of single markers that were interpolated; no frame is ``repaired`` by that."""
+        return tuple(event for event in self.events if event.reason == GAP_FILLED)
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether nobody was recorded for it."""
+        return self.source.startswith(SYNTHETIC)
+
+    @property
+    def spine_seen(self) -> NDArray[np.bool_] | None:
+        """[T 9] where keypoints of `SPINE_IDS` were seen or bridged over a short gap; None if not known."""
+        if self.triangulated is None and self.residuals is None:
+            return None
+        seen = np.zeros((self.n_frames, len(SPINE_IDS)), bool)
+        if self.triangulated is not None:
+            seen |= np.isfinite(self.triangulated[:, list(SPINE_IDS)]).all(axis=-1)
+        if self.residuals is not None:
+            for column, k in enumerate(SPINE_IDS):
+                if TRC_NAMES[k] in self.marker_names:
+                    seen[:, column] |= np.isfinite(self.residuals[:, self.marker_names.index(TRC_NAMES[k])])
+        return seen
+
+    @property
+    def back_seen(self) -> NDArray[np.bool_] | None:
+        """[T] frames with a keypoint between hips and neck, on which curvature rests; None if not known."""
+        if (seen := self.spine_seen) is not None:
+            return np.asarray(seen[:, _BACK].any(axis=1))
+        return np.zeros(self.n_frames, bool) if UNSEEN in self.source else None

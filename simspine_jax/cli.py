@@ -9,13 +9,14 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import contextmanager, suppress
+from pathlib import Path, PureWindowsPath
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from simspine_jax import __version__
+from simspine_jax.cli_parsing import CommandParser, add_output, check_suffix
 from simspine_jax.cli_simulation import add_simulate_arguments, add_validate_arguments, simulate, validate
-from simspine_jax.errors import FileFormatError, SimspineError
+from simspine_jax.errors import FileFormatError, SimspineError, listed, misspelt
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 BAD_INPUT = 2
 INTERRUPTED = 130
 DEFAULT_PORT = 8080
+VERIFIED_POSES = 200
 
 MODEL_HELP = "an OpenSim model (.osim), or a converted one (its .xml, .json or folder)"
 
@@ -47,9 +49,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         return _fail(f"{error.filename or 'the system'}: {error.strerror or error}")
-    except KeyboardInterrupt:
-        print("simspine: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(": ".join(["simspine: interrupted", *map(str, interrupt.args)]), file=sys.stderr)
+        if argv is None:
+            _leave(INTERRUPTED)
         return INTERRUPTED
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends the process at once: Python would wait for XLA's threads, and crash while one of them compiles."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(status)
 
 
 def _fail(message: str) -> int:
@@ -89,7 +101,9 @@ def build_parser() -> argparse.ArgumentParser:
         "Each command tells more: simspine ik --help",
     )
     parser.add_argument("--version", action="version", version=f"simspine {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, parser_class=CommandParser
+    )
     for command in _COMMANDS:
         inner = commands.add_parser(
             command.name,
@@ -130,18 +144,28 @@ def _add_in_degrees(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_motion_reading(parser: argparse.ArgumentParser) -> None:
+    _add_in_degrees(parser)
+    parser.add_argument(
+        "--partial", action="store_true", help="take a motion with less than half of the model's coordinates"
+    )
+
+
 def _add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL.osim")
     parser.add_argument(
-        "--markers", type=Path, metavar="XML", help="marker set that takes the place of the model's markers"
+        "--marker-set",
+        "--markers",
+        dest="markers",
+        type=Path,
+        metavar="XML",
+        help="markers to use instead of the model's own",
     )
     parser.add_argument("--meshes", type=Path, metavar="DIR", help="folder of the bones' .vtp, .stl or .obj")
     _add_ignore_constraints(parser)
     parser.add_argument("--verify", action="store_true", help="compare with OpenSim over random poses")
-    parser.add_argument("--poses", type=_count, default=200, metavar="N", help="poses to compare (200)")
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="OUT", help="the .xml to write, or a folder"
-    )
+    parser.add_argument("--poses", type=_count, metavar="N", help=f"poses to compare ({VERIFIED_POSES})")
+    add_output(parser, required=True, metavar="OUT", help="the .xml to write, or a folder")
 
 
 def _add_ik_arguments(parser: argparse.ArgumentParser) -> None:
@@ -186,7 +210,7 @@ def _add_ik_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", type=int, choices=(32, 64), default=32, help="bits of a number (32)")
     parser.add_argument("--html", action="store_true", help="also write a page that plays the motion")
     parser.add_argument("--plot", action="store_true", help="also write a plot of coordinates and errors")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets a folder for each trial")
+    add_output(parser, required=True, metavar="DIR", help="gets a folder for each trial")
     parser.add_argument("--force", action="store_true", help="redo trials that are complete")
     parser.add_argument("--quiet", action="store_true", help="print failures only")
 
@@ -194,38 +218,33 @@ def _add_ik_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_fk_arguments(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     parser.add_argument("--motion", type=Path, required=True, metavar="MOT", help="an OpenSim .mot or .sto")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="TRC")
+    add_output(parser, required=True, metavar="TRC")
     parser.add_argument("--units", choices=("m", "mm"), default="m", help="of the TRC (m)")
-    _add_in_degrees(parser)
+    _add_motion_reading(parser)
 
 
 def _add_motion_arguments(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     parser.add_argument("input", type=Path, metavar="IN", help=".mot or .sto, or .npz or .csv with qpos")
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        required=True,
-        metavar="OUT",
-        help=".npz (time, qpos, joint_names), .csv (the same) or .mot",
+    add_output(
+        parser, required=True, metavar="OUT", help=".npz (time, qpos, joint_names), .csv (the same) or .mot"
     )
-    _add_in_degrees(parser)
+    _add_motion_reading(parser)
 
 
 def _add_view_arguments(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     parser.add_argument("--motion", type=Path, metavar="MOT", help="the motion; without it, the default pose")
     parser.add_argument("--markers", type=Path, metavar="TRC", help="measured markers beside the model's")
-    _add_in_degrees(parser)
+    _add_motion_reading(parser)
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("-o", "--output", type=Path, metavar="HTML", help="one page that needs no server")
+    add_output(where, metavar="HTML", help="one page that needs no server")
     where.add_argument("--serve", action="store_true", help="serve a live page until Ctrl-C")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"with --serve ({DEFAULT_PORT})")
 
 
 def _add_demo_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, default=Path("demo_output"), metavar="DIR")
+    add_output(parser, default=Path("demo_output"), metavar="DIR", help="(demo_output)")
     parser.add_argument("--frames", type=_count, default=500, metavar="N", help="frames at 50 Hz (500)")
     parser.add_argument("--seed", type=int, default=0, help="of motion and noise (0)")
 
@@ -247,10 +266,17 @@ def run_convert(arguments: argparse.Namespace) -> int:
     """Converts a model and, if asked, compares the result with OpenSim."""
     from simspine_jax.kinematics.isolated import convert_isolated
 
-    output, model = arguments.output, arguments.model
+    output, model = arguments.out, arguments.model
     if not model.is_file():
         raise FileFormatError(f"There is no file {model}; give the path of an OpenSim model (.osim)")
+    if arguments.poses is not None and not arguments.verify:
+        raise SimspineError("--poses has no effect without --verify")
     target = output if output.suffix == ".xml" else output / f"{model.stem}.xml"
+    if target != output and output.suffix[1:2].isalpha() and not output.is_dir():
+        raise SimspineError(
+            f"'{output}' is neither a folder nor a name that ends in .xml; valid is "
+            f"{output.with_suffix('.xml')}, beside which the coordinate map is written as .json"
+        )
     convert_isolated(
         model,
         target,
@@ -264,7 +290,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
         return 0
     from osim2mjcf.verify import format_report, verify
 
-    report = verify(model, target, arguments.poses, markers=arguments.markers)
+    report = verify(model, target, arguments.poses or VERIFIED_POSES, markers=arguments.markers)
     print(format_report(report))
     return 0 if report.passed() else _fail(f"{target} is not {model} within the tolerances above")
 
@@ -279,18 +305,22 @@ def _print_conversion_notes(target: Path) -> None:
 def run_ik(arguments: argparse.Namespace) -> int:
     """Solves all trials that are not complete."""
     with _precision(arguments.precision):
+        from simspine_jax.io.files import make_folder
         from simspine_jax.pipeline import FailedTrial, find_trials, run_trials
 
         trials = find_trials(arguments.markers)
         options = _ik_options(arguments)
+        make_folder(arguments.out)
+        if not arguments.quiet:
+            _tell_other_files(arguments, options, trials)
         loaded = _open_model(arguments)
         failed: list[FailedTrial] = []
-        with _bars(len(trials), quiet=arguments.quiet) as (say, progress, next_trial):
+        with _bars(len(trials), arguments) as (say, progress, next_trial):
             results = run_trials(
                 loaded, trials, arguments.out, options, force=arguments.force, progress=progress
             )
             for path, result in zip(trials, results, strict=True):
-                next_trial()
+                next_trial(not isinstance(result, FailedTrial))
                 if isinstance(result, FailedTrial):
                     failed.append(result)
                     continue
@@ -299,6 +329,18 @@ def run_ik(arguments: argparse.Namespace) -> int:
     for trial in failed:
         _fail(f"trial {trial.name}: {trial.reason}")
     return BAD_INPUT if failed else 0
+
+
+def _tell_other_files(arguments: argparse.Namespace, options: IKOptions, trials: Sequence[Path]) -> None:
+    """Notes where the setup names another model or marker file than those that are used instead."""
+    if (setup := options.setup) is None:
+        return
+    pairs = (("model", setup.model_file, [arguments.model]), ("marker file", setup.marker_file, trials))
+    for what, named, used in pairs:
+        # Models go by their names without ending, as a converted one has another.
+        stem = None if named is None else PureWindowsPath(named).stem
+        if stem is not None and stem not in [path.stem for path in used]:
+            _note(f"{arguments.setup} names the {what} {named}; used is {listed([str(p) for p in used], 3)}")
 
 
 def _open_model(arguments: argparse.Namespace) -> LoadedModel:
@@ -323,6 +365,7 @@ def _ik_options(arguments: argparse.Namespace) -> IKOptions:
         precision=arguments.precision,
         coordinates=arguments.coordinates or _coordinate_file(arguments.setup, setup),
         in_degrees=_in_degrees(arguments),
+        setup_file=arguments.setup,
     )
 
 
@@ -388,30 +431,42 @@ def _weight(value: object, where: str) -> float:
 
 @contextmanager
 def _bars(
-    n_trials: int, *, quiet: bool
-) -> Iterator[tuple[Callable[[str], None], Progress, Callable[[], None]]]:
-    """Progress over trials and frames on a terminal's stderr; and how to print beside it."""
+    n_trials: int, arguments: argparse.Namespace
+) -> Iterator[tuple[Callable[[str], None], Progress, Callable[[bool], None]]]:
+    """Progress over trials and frames on a terminal's stderr, and how to print beside it.
+
+    An interrupt inside tells how many trials are complete.
+    """
     from tqdm import tqdm
 
-    hidden = quiet or not sys.stderr.isatty()
-    with (
-        tqdm(total=n_trials, unit="trial", disable=hidden, position=0) as trials,
-        tqdm(unit="frame", disable=hidden, position=1, leave=False) as frames,
-    ):
+    hidden = arguments.quiet or not sys.stderr.isatty()
+    complete = 0
+    try:
+        with (
+            tqdm(total=n_trials, unit="trial", disable=hidden, position=0) as trials,
+            tqdm(unit="frame", disable=hidden, position=1, leave=False) as frames,
+        ):
 
-        def say(text: str) -> None:
-            if not quiet:
-                tqdm.write(text, file=sys.stdout)
+            def say(text: str) -> None:
+                if not arguments.quiet:
+                    tqdm.write(text, file=sys.stdout)
 
-        def progress(done: int, total: int) -> None:
-            frames.total = total
-            frames.update(done - frames.n)
+            def progress(done: int, total: int) -> None:
+                frames.total = total
+                frames.update(done - frames.n)
 
-        def next_trial() -> None:
-            trials.update()
-            frames.reset()
+            def next_trial(is_complete: bool) -> None:
+                nonlocal complete
+                complete += is_complete
+                trials.update()
+                frames.reset()
 
-        yield say, progress, next_trial
+            yield say, progress, next_trial
+    except KeyboardInterrupt:
+        again = "the same command" + (" without --force" if arguments.force else "")
+        raise KeyboardInterrupt(
+            f"{complete} of {n_trials} trials are complete, and {again} continues"
+        ) from None
 
 
 def format_trial(result: TrialResult) -> str:
@@ -419,36 +474,56 @@ def format_trial(result: TrialResult) -> str:
     states = ", ".join(f"{count} {status.lower().replace('_', ' ')}" for status, count in result.status)
     if result.seconds is None:
         return f"{result.name}: complete already in {result.folder} ({result.n_frames} frames: {states})"
+    speed = "compiling included" if result.compiled else f"{result.n_frames / result.seconds:.0f} frames/s"
     effort = f"{result.iterations / result.n_frames:.1f} iterations a frame"
-    speed = f"{result.seconds:.2f} s, {result.n_frames / result.seconds:.0f} frames/s, {effort}"
-    lines = [f"{result.name}: {result.n_frames} frames ({states}), {speed} -> {result.folder}"]
-    width = max(len("all weighted"), *(len(m.name) for m in result.markers))
-    lines.append(f"  {'marker':<{width}}  weight   RMS mm   max mm   frames")
-    lines += [
-        _marker_row(m.name, f"{m.weight:6.4g}", m.rms_mm, m.max_mm, m.frames, width) for m in result.markers
+    line = f"{result.name}: {result.n_frames} frames ({states}), {result.seconds:.2f} s, {speed}, {effort}"
+    lines = [f"{line} -> {result.folder}"]
+    if result.changed:
+        lines.append("  options or inputs changed since the last run: solved anew")
+    if result.frames_left_out:
+        whole, why = result.n_frames + result.frames_left_out, "--time, or the setup's time_range, leaves out"
+        lines.append(f"  {why} {result.frames_left_out} of the file's {whole} frames")
+    lines += [*_marker_table(result), *_other_names(result)]
+    if result.frames_without_pose:
+        lines.append(f"  {len(result.frames_without_pose)} frames have no pose and no row in the .mot")
+    return "\n".join(lines)
+
+
+def _marker_table(result: TrialResult) -> list[str]:
+    """Marker errors in columns, and in the last row those of all markers that count, each alike."""
+    rows = [("marker", "weight", "RMS mm", "max mm", "frames")]
+    rows += [
+        (m.name, f"{m.weight:.4g}", *map(_millimetres, (m.rms_mm, m.max_mm)), str(m.frames))
+        for m in result.markers
     ]
     counted = [m for m in result.markers if m.weight > 0 and m.rms_mm is not None and m.max_mm is not None]
-    n = sum(m.frames for m in counted)
-    if n:
+    if n := sum(m.frames for m in counted):
         rms = (sum(m.frames * (m.rms_mm or 0.0) ** 2 for m in counted) / n) ** 0.5
         largest = max(m.max_mm or 0.0 for m in counted)
-        lines.append(_marker_row("all weighted", " " * 6, rms, largest, n, width))
+        rows.append(("all of weight > 0", "", *map(_millimetres, (rms, largest)), ""))
+    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+    lines = []
+    for name, *cells in rows:
+        right = (f"{cell:>{width}}" for cell, width in zip(cells, others, strict=True))
+        lines.append("  ".join(["", f"{name:<{first}}", *right]).rstrip())
+    return lines
+
+
+def _millimetres(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _other_names(result: TrialResult) -> list[str]:
+    """Markers that only one side has, and which of them are likely one."""
+    lines = []
     for names, what in (
         (result.only_in_file, "in the file but not in the model, ignored"),
         (result.only_in_model, "in the model but not in the file"),
     ):
         if names:
             lines.append(f"  {what}: {', '.join(names)}")
-    if result.frames_without_pose:
-        lines.append(f"  {len(result.frames_without_pose)} frames have no pose and no row in the .mot")
-    return "\n".join(lines)
-
-
-def _marker_row(
-    name: str, weight: str, rms: float | None, largest: float | None, frames: int, width: int
-) -> str:
-    values = (f"{value:9.2f}" if value is not None else f"{'-':>9}" for value in (rms, largest))
-    return f"  {name:<{width}}  {weight}{''.join(values)}{frames:9d}"
+    slips = [(name, misspelt(name, result.only_in_model)) for name in result.only_in_file]
+    return [*lines, *(f"  {name}: did you mean {other}?" for name, other in slips if other is not None)]
 
 
 def _write_extras(loaded: LoadedModel, result: TrialResult, markers: Path, *, html: bool, plot: bool) -> None:
@@ -492,24 +567,25 @@ def _write_plot(loaded: LoadedModel, motion: Motion, targets: NDArray[np.float64
 
 def run_fk(arguments: argparse.Namespace) -> int:
     """Writes the markers of a motion."""
+    check_suffix(arguments.out, ".trc")
     with _precision(64):
         from simspine_jax.io import write_trc
         from simspine_jax.motions import marker_trajectory
 
         model = _open_model(arguments).model
-        motion = _read_motion(model, arguments.motion, _in_degrees(arguments))
+        motion = _read_motion(model, arguments.motion, arguments)
         if not model.n_markers:
             raise SimspineError(f"The model {model.name} has no markers; give some with --marker-set")
         trajectory = marker_trajectory(model, motion)
-        write_trc(arguments.output, trajectory, units=arguments.units)
-    print(f"{arguments.output}: {trajectory.n_frames} frames of {len(trajectory.names)} markers")
+        write_trc(arguments.out, trajectory, units=arguments.units)
+    print(f"{arguments.out}: {trajectory.n_frames} frames of {len(trajectory.names)} markers")
     return 0
 
 
-def _read_motion(model: SpineModel, path: Path, in_degrees: bool | None) -> Motion:
+def _read_motion(model: SpineModel, path: Path, arguments: argparse.Namespace) -> Motion:
     from simspine_jax.motions import read_motion, without_gaps
 
-    motion = read_motion(model, path, in_degrees)
+    motion = read_motion(model, path, _in_degrees(arguments), partial=arguments.partial)
     without_gaps(motion)  # refuses a file without any pose, before notes are told about it
     for note in motion.notes:
         _note(note)
@@ -519,10 +595,10 @@ def _read_motion(model: SpineModel, path: Path, in_degrees: bool | None) -> Moti
 def run_motion(arguments: argparse.Namespace) -> int:
     """Converts a motion; the suffixes say from what to what."""
     tables, arrays = (".mot", ".sto"), (".npz", ".csv")
-    source, target = arguments.input.suffix.lower(), arguments.output.suffix.lower()
+    source, target = arguments.input.suffix.lower(), arguments.out.suffix.lower()
     if source not in tables + arrays or target not in (".mot", *arrays):
         raise SimspineError(
-            f"Can't turn '{arguments.input}' into '{arguments.output}'; valid are .mot, .sto, .npz and .csv "
+            f"Can't turn '{arguments.input}' into '{arguments.out}'; valid are .mot, .sto, .npz and .csv "
             "into .mot, .npz and .csv"
         )
     with _precision(64):
@@ -530,43 +606,46 @@ def run_motion(arguments: argparse.Namespace) -> int:
 
         model = _open_model(arguments).model
         if source in tables:
-            motion = _read_motion(model, arguments.input, _in_degrees(arguments))
+            motion = _read_motion(model, arguments.input, arguments)
         else:
             motion = read_qpos(model, arguments.input)
             for note in motion.notes:
                 _note(note)
         write = write_qpos if target in arrays else write_motion
-        write(arguments.output, model, motion)
-    print(f"{arguments.output}: {len(motion.times)} frames")
+        write(arguments.out, model, motion)
+    print(f"{arguments.out}: {len(motion.times)} frames")
     return 0
 
 
 def run_view(arguments: argparse.Namespace) -> int:
     """Writes a page, or serves one until it is interrupted."""
+    if arguments.out is not None:
+        check_suffix(arguments.out, ".html", ".htm")
     with _precision(32):
         import numpy as np
 
         from simspine_jax.io import read_markers
         from simspine_jax.motions import default_motion, without_gaps
-        from simspine_jax.pipeline import targets_at
+        from simspine_jax.pipeline import check_units, targets_at
 
         loaded = _open_model(arguments)
         model, targets = loaded.model, None
         trajectory = read_markers(arguments.markers) if arguments.markers is not None else None
         if arguments.motion is not None:
-            motion = without_gaps(_read_motion(model, arguments.motion, _in_degrees(arguments)))
+            motion = without_gaps(_read_motion(model, arguments.motion, arguments))
         else:
             motion = default_motion(model, trajectory.times if trajectory is not None else None)
         if trajectory is not None:
+            check_units(loaded, trajectory)
             targets = targets_at(model, trajectory, motion.times)
             if np.isnan(targets).all():
                 raise SimspineError(
                     f"{arguments.markers} shows none of the model's markers at the times to view, "
                     f"{motion.times[0]:g} to {motion.times[-1]:g} s"
                 )
-        if arguments.output is not None:
-            _write_page(loaded, motion, targets, arguments.output)
-            print(arguments.output)
+        if arguments.out is not None:
+            _write_page(loaded, motion, targets, arguments.out)
+            print(arguments.out)
             return 0
         import jax.numpy as jnp
 
@@ -593,7 +672,9 @@ def run_validate(arguments: argparse.Namespace) -> int:
 def run_demo(arguments: argparse.Namespace) -> int:
     """Shows everything on synthetic data."""
     from simspine_jax.demo import run
+    from simspine_jax.io.files import make_folder
 
+    make_folder(arguments.out)
     with _precision(32):
         run(arguments.out, arguments.frames, arguments.seed)
     return 0

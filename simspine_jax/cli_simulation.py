@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simspine_jax.errors import MissingDependencyError, SimspineError
+from simspine_jax.cli_parsing import add_output
+from simspine_jax.errors import MissingDependencyError, SimspineError, UnknownNameError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from simspine_jax.pipeline.options import SimulationOptions
     from simspine_jax.pipeline.simulate import OsimSource, SimulatedTrial
     from simspine_jax.pipeline.sources import SubjectSource
+    from simspine_jax.tables import Table
 
 SYNTHETIC_SECONDS, SYNTHETIC_RATE_HZ, SYNTHETIC_SEED = 10.0, 50.0, 0
 REGIONS_SHOWN = ("cervical", "thoracic", "lumbar", "spine", "body", "all")
@@ -85,9 +87,11 @@ def add_simulate_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--max-gap", type=float, metavar="S", help="gaps up to here are filled (0.2)")
     model.add_argument("--precision", type=int, choices=(32, 64), default=32, help="bits of a number (32)")
     output = parser.add_argument_group("output")
-    output.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets the official layout")
+    add_output(output, required=True, metavar="DIR", help="gets the official layout")
     output.add_argument("--report", action="store_true", help="an HTML report of each trial and of the set")
     output.add_argument("--html", action="store_true", help="also a page that plays each trial")
+    output.add_argument("--quality-format", choices=("csv", "parquet"), default="csv", help=(
+        "of the table of findings: 'parquet' writes that beside the CSV (csv)"))  # fmt: skip
     output.add_argument("--force", action="store_true", help="redo trials that are complete")
     output.add_argument("--quiet", action="store_true", help="print failures only")
 
@@ -96,31 +100,36 @@ def add_validate_arguments(parser: argparse.ArgumentParser) -> None:
     """What ``simspine validate`` takes."""
     parser.add_argument("input", type=Path, metavar="IN", help=(
         "a folder that 'simspine simulate' wrote, a release's folder, or its .h5"))  # fmt: skip
-    parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR")
+    add_output(parser, required=True, metavar="DIR")
     parser.add_argument("--formats", nargs="+", metavar="F", help="of html png svg pdf txt md csv tex")
     parser.add_argument("--subjects", nargs="+", default=None, metavar="S", help="only these")
     parser.add_argument("--actions", nargs="+", default=None, metavar="A", help="only these")
+    parser.add_argument("--unverified", action="store_true", help=(
+        "also show values of the literature that are recalled or without a primary source"))  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="print nothing")
 
 
 def simulate(arguments: argparse.Namespace, bars: Callable[..., Any], note: Callable[[str], None]) -> int:
     """Runs the simulation; returns the number of trials that failed, each told on stderr."""
+    from simspine_jax.io.files import make_folder
     from simspine_jax.pipeline import FailedTrial
     from simspine_jax.pipeline.simulate import run_simulation
 
     check_arguments(arguments)
     options = read_options(arguments)
+    make_folder(arguments.out)
     loaded, osim = _model(arguments)
     subjects = read_sources(arguments, loaded)
     failed: list[FailedTrial] = []
     done: list[SimulatedTrial] = []
-    with bars(sum(len(s.trials) for s in subjects), quiet=arguments.quiet) as (say, progress, next_trial):
+    with bars(sum(len(s.trials) for s in subjects), arguments) as (say, progress, next_trial):
         results = run_simulation(
             loaded, subjects, arguments.out, options,
-            osim=osim, force=arguments.force, progress=progress, note=note,
+            osim=osim, force=arguments.force, quality_format=arguments.quality_format, progress=progress,
+            note=note,
         )  # fmt: skip
         for result in results:
-            next_trial()
+            next_trial(not isinstance(result, FailedTrial))
             if isinstance(result, FailedTrial):
                 failed.append(result)
                 print(f"simspine: error: trial {result.name}: {result.reason}", file=sys.stderr)
@@ -156,6 +165,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         _refuse(arguments, _SYNTHETIC_OPTIONS, "without --synthetic", "--synthetic")
     if one and not _reads_keypoints(arguments):
         _refuse(arguments, _KEYPOINT_OPTIONS, "on markers", "--keypoints")
+    _check_schema(arguments.schema)
     if arguments.scaled:
         _refuse(arguments, ("static", "marker_std"), "with --scaled", "a model that is to be scaled")
     for name in ("rate", "height", "mass"):
@@ -175,6 +185,14 @@ def _refuse(arguments: argparse.Namespace, names: Sequence[str], here: str, vali
         if value is not None and value is not False:
             option = name.replace("_", "-")
             raise SimspineError(f"--{option} has no effect {here}; it goes with {valid}")
+
+
+def _check_schema(name: str | None) -> None:
+    """Here, because an NPZ names its keypoints, so that nothing else would look at the schema."""
+    from simspine_jax.io.keypoints import KEYPOINT_SCHEMAS
+
+    if name is not None and name not in KEYPOINT_SCHEMAS:
+        raise UnknownNameError("Schema", name, "the schemas", KEYPOINT_SCHEMAS)
 
 
 def _reads_keypoints(arguments: argparse.Namespace) -> bool:
@@ -230,7 +248,20 @@ def _model(arguments: argparse.Namespace) -> tuple[LoadedModel, OsimSource | Non
         return open_model(converted_spine()), OsimSource(spine_model_path(), paper_markers())
     is_osim = arguments.model.suffix.lower() == ".osim"
     osim = OsimSource(arguments.model, arguments.marker_set) if is_osim else None
-    return open_model(arguments.model, arguments.marker_set), osim
+    loaded = open_model(arguments.model, arguments.marker_set)
+    _check_bodies(arguments.model, loaded.model)
+    return loaded, osim
+
+
+def _check_bodies(path: Path, model: SpineModel) -> None:
+    from simspine_jax.kinematics.curvature import SPINE_BODIES
+
+    if missing := [body for body in SPINE_BODIES if body not in model.body_names]:
+        raise SimspineError(
+            f"{path} lacks the bodies {', '.join(missing)}; valid is a model with {', '.join(SPINE_BODIES)} "
+            "and the keypoints as markers, as the paper's, which is taken without --model; 'simspine ik' "
+            "solves any model"
+        )
 
 
 def read_sources(arguments: argparse.Namespace, loaded: LoadedModel) -> tuple[SubjectSource, ...]:
@@ -282,36 +313,68 @@ def _calibration_subject(path: Path | None, subject: str) -> str | None:
 
 def format_simulated(result: SimulatedTrial) -> str:
     """A trial as a few lines of text."""
-    state = "complete already" if result.resumed else f"{result.usable} usable, {result.repaired} repaired"
-    lines = [f"{result.name}: {result.n_frames} frames, {state}"]
+    from simspine_jax.statistics import spine_words
+
+    state = "complete already, " if result.resumed else ""
+    frames = f"{result.n_frames} frames, {state}{result.usable} usable, {result.repaired} repaired"
+    lines = [f"{result.name}: {frames}, {result.gaps_filled} short gaps of markers filled"]
+    if result.truth_mpjpe_mm:
+        lines.append(f"  {result.source}: not measured on people")
     if result.faults:
-        lines.append("  not usable: " + ", ".join(f"{count} {what}" for what, count in result.faults))
-    measures = (
-        ("lordosis", result.lordosis_deg, "deg"), ("kyphosis", result.kyphosis_deg, "deg"),
-        ("marker RMS", result.marker_rms_mm, "mm"),
-    )  # fmt: skip
-    lines.append("  " + ", ".join(f"{n} {v:.1f} {u}" for n, v, u in measures if v is not None))
+        faults = ", ".join(f"{what} {before}, {after}" for what, before, after in result.faults)
+        lines.append(f"  frames with faults before and after repair: {faults}")
+    lines.append(f"  {format_size(result)}")
+    if result.spine_seen is not None and result.back_seen is not None:
+        lines.append(f"  spine keypoints seen: {spine_words(result.spine_seen, result.back_seen)}")
+    for how, lordosis, kyphosis in (
+        ("by keypoints (compares with the paper's)", result.lordosis_deg, result.kyphosis_deg),
+        ("by bodies (rigid thorax: kyphosis constant)", result.body_lordosis_deg, result.body_kyphosis_deg),
+    ):
+        if lordosis is not None and kyphosis is not None:
+            lines.append(f"  lordosis {lordosis:.1f}, kyphosis {kyphosis:.1f} deg {how}")
+    if result.marker_rms_mm is not None:
+        lines.append(f"  marker RMS {result.marker_rms_mm:.1f} mm")
     if result.reprojection_px:
         errors = ", ".join(f"{name} {error:.1f}" for name, error in result.reprojection_px)
         lines.append(f"  median reprojection error, px: {errors}")
     return "\n".join(lines)
 
 
-def format_truth(results: list[SimulatedTrial]) -> str:
-    """Mean errors against the synthetic truth by region, before and after the model."""
-    head = "synthetic truth, MPJPE mm  " + " ".join(f"{name:>9}" for name in REGIONS_SHOWN)
-    lines = [head]
+def format_size(result: SimulatedTrial) -> str:
+    """Height and mass of the subject, and how they are known."""
+    height = "" if result.height_m is None else f"height {result.height_m:.2f} m ({result.height_from}), "
+    return f"{height}mass {result.mass_kg:.1f} kg ({result.mass_from})"
+
+
+def truth_rows(results: Sequence[SimulatedTrial]) -> dict[str, dict[str, float]]:
+    """Mean errors against the synthetic truth by region, mm, before and after the model."""
+    rows = {}
     for name, field in (("triangulated", "triangulated_mpjpe_mm"), ("simulated", "truth_mpjpe_mm")):
-        rows = [dict(getattr(r, field)) for r in results if getattr(r, field)]
-        means = [
-            sum(row[region] for row in rows) / len(rows)
-            if rows and all(region in row for row in rows)
-            else None
-            for region in REGIONS_SHOWN
-        ]
-        cells = (f"{mean:9.2f}" if mean is not None else f"{'-':>9}" for mean in means)
+        errors = [dict(getattr(r, field)) for r in results if getattr(r, field)]
+        known = [region for region in REGIONS_SHOWN if errors and all(region in e for e in errors)]
+        rows[name] = {region: sum(e[region] for e in errors) / len(errors) for region in known}
+    return rows
+
+
+def format_truth(results: Sequence[SimulatedTrial]) -> str:
+    """`truth_rows` as text."""
+    lines = ["synthetic truth, MPJPE mm  " + " ".join(f"{name:>9}" for name in REGIONS_SHOWN)]
+    for name, means in truth_rows(results).items():
+        cells = (f"{means[r]:9.2f}" if r in means else f"{'-':>9}" for r in REGIONS_SHOWN)
         lines.append(f"{name:<26} " + " ".join(cells))
     return "\n".join(lines)
+
+
+def _truth_tables(results: Sequence[SimulatedTrial]) -> list[Table]:
+    """The same for a report; nothing where no trial has a truth."""
+    from simspine_jax.statistics import SYNTHETIC_NOTICE, counted
+    from simspine_jax.validation import truth_table
+
+    known = [result for result in results if result.truth_mpjpe_mm]
+    if not known:
+        return []
+    source = known[0].source if len(known) == 1 else counted(len(known), "synthetic trial")
+    return [truth_table(truth_rows(known), source, [SYNTHETIC_NOTICE])]
 
 
 def _write_pages(
@@ -319,23 +382,24 @@ def _write_pages(
 ) -> None:
     """Report and viewer page of a trial, where they are asked for and not there yet."""
     from simspine_jax.io.layout import ReleaseLayout
-    from simspine_jax.io.trials import read_trial
+    from simspine_jax.pipeline.records import stored_trial
+    from simspine_jax.pipeline.simulate import trial_pages
 
     layout = ReleaseLayout(arguments.out)
-    stored = layout.trial(result.subject, result.action)
-    folder = arguments.out / "reports" / stored.parent.name
-    page, report = folder / f"{result.name}_viewer.html", folder / f"{result.name}.html"
-    fresh = arguments.force or not result.resumed
+    # Pages of before it was redone are gone: those that are there are about this result.
+    report, page = trial_pages(layout, result.subject, result.action)
     wanted = [p for p, asked in ((page, arguments.html), (report, arguments.report)) if asked]
-    if not wanted or not (fresh or any(not p.exists() for p in wanted)):
+    if all(p.exists() for p in wanted):
         return
-    trial = read_trial(stored)
+    trial = stored_trial(layout.trial(result.subject, result.action))
     if page in wanted:
         _write_viewer(loaded, trial, page, arguments, note)
     if report in wanted:
         from simspine_jax.viz.report import write_trial_report
 
-        write_trial_report(report, trial, {"Viewer": page.name} if page.exists() else None)
+        links = {"Viewer": page.name} if page.exists() else None
+        facts = {"Height and mass": format_size(result)}
+        write_trial_report(report, trial, links, facts=facts, tables=_truth_tables([result]))
 
 
 def _write_viewer(loaded: LoadedModel, trial: Any, page: Path, arguments: argparse.Namespace, note) -> None:
@@ -391,14 +455,20 @@ def coupled_poses(model: SpineModel, axes: NDArray[np.float64], *, free: bool) -
 
 def _write_set_report(out: Path, results: list[SimulatedTrial]) -> Path:
     from simspine_jax.io.layout import ReleaseLayout
-    from simspine_jax.io.trials import read_trial
+    from simspine_jax.pipeline.records import stored_trial
+    from simspine_jax.pipeline.simulate import set_page, trial_pages
     from simspine_jax.viz.report import write_set_report
 
-    layout = ReleaseLayout(out)
-    stored = [layout.trial(r.subject, r.action) for r in results]
-    path = out / "reports" / "report.html"
-    links = {r.name: f"{s.parent.name}/{r.name}.html" for r, s in zip(results, stored, strict=True)}
-    write_set_report(path, (read_trial(p) for p in stored), links)
+    layout, path = ReleaseLayout(out), set_page(ReleaseLayout(out))
+    pages = {r.name: trial_pages(layout, r.subject, r.action)[0] for r in results}
+    sizes = {r.subject: f"{r.subject}: {format_size(r)}" for r in results}
+    write_set_report(
+        path,
+        (stored_trial(layout.trial(r.subject, r.action)) for r in results),
+        {name: page.relative_to(path.parent).as_posix() for name, page in pages.items()},
+        facts={"Height and mass": "; ".join(sizes.values())},
+        tables=_truth_tables(results),
+    )
     return path
 
 
@@ -406,24 +476,30 @@ def validate(arguments: argparse.Namespace) -> int:
     """Draws and tabulates a set of annotations."""
     from tqdm import tqdm
 
+    from simspine_jax.io.files import make_folder
     from simspine_jax.io.release import Release, ReleaseTrial, find_release, read_release
-    from simspine_jax.io.trials import find_trials_in, read_trial
+    from simspine_jax.io.trials import find_trials_in
+    from simspine_jax.pipeline.records import stored_trial, with_remarks
+    from simspine_jax.statistics import counted
     from simspine_jax.viz.validate import DEFAULT_FORMATS, run_validation
 
     path: Path = arguments.input
     if not path.exists():
         raise SimspineError(f"There is no {path}; give a folder of 'simspine simulate' or a release")
+    make_folder(arguments.out)
     if path.is_dir() and (path / "trials").is_dir():
         stored = {
             ReleaseTrial(t.subject, t.action, t.path.stem.removeprefix(f"{t.subject}_")): t.path
             for t in find_trials_in(path)
         }
         selected = Release(path, "folder", tuple(stored)).select(arguments.subjects, arguments.actions)
-        count, trials = len(selected), (read_trial(stored[t]) for t in selected)
+        count, trials = len(selected), (stored_trial(stored[t]) for t in selected)
     else:
-        selected = find_release(path).select(arguments.subjects, arguments.actions)
+        release = find_release(path)
+        selected = release.select(arguments.subjects, arguments.actions)
         count = len(selected)
         trials = read_release(path, subjects=arguments.subjects, actions=arguments.actions)
+        trials = with_remarks(release.path, trials) if release.form == "hdf5" else trials
     if not count:
         raise SimspineError(f"{path} has no trials of these subjects with these actions together")
     hidden = arguments.quiet or not sys.stderr.isatty()
@@ -432,7 +508,8 @@ def validate(arguments: argparse.Namespace) -> int:
         def step(trial: SpineTrial) -> None:
             bar.update()
 
-        written = run_validation(trials, arguments.out, tuple(arguments.formats or DEFAULT_FORMATS), step)
+        formats = tuple(arguments.formats or DEFAULT_FORMATS)
+        written = run_validation(trials, arguments.out, formats, step, unverified=arguments.unverified)
     if not arguments.quiet:
-        print(f"{len(written)} files in {arguments.out}, such as {written[0].name}")
+        print(f"{counted(len(written), 'file')} in {arguments.out}, such as {written[0].name}")
     return 0

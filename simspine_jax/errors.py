@@ -5,7 +5,15 @@ Each message says what is wrong, where (file, line, XML path) and what would be 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+NEAR = 0.7
+"""Share of letters that a name and the one meant have in common, as difflib counts them."""
+
+MISSPELT = 0.8
+"""Likewise where nobody asked, so that names which are merely alike go unmentioned."""
 
 
 def one_line(text: str, limit: int = 300) -> str:
@@ -13,6 +21,32 @@ def one_line(text: str, limit: int = 300) -> str:
     words = " ".join(text.split())
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)
     return shown if len(shown) <= limit else shown[:limit] + "…"
+
+
+def listed(names: Sequence[str], limit: int = 8) -> str:
+    """The first ``limit`` names for a sentence, and how many more there are."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def nearest(name: str, valid: Iterable[str], cutoff: float = NEAR) -> str | None:
+    """The valid name that is written most like this one, case and punctuation apart; None if none is near."""
+    by_letters = {_letters(other): other for other in valid}
+    found = difflib.get_close_matches(_letters(name), by_letters, n=1, cutoff=cutoff)
+    return by_letters[found[0]] if found else None
+
+
+def misspelt(name: str, valid: Iterable[str]) -> str | None:
+    """The name that this one is likely a slip of; never one of another side or number, as RKnee of LKnee."""
+    other = nearest(name, valid, MISSPELT)
+    if other is None:
+        return None
+    here, there = Counter(_letters(name)), Counter(_letters(other))
+    differing = set(here - there) | set(there - here)
+    return None if differing & set("lr0123456789") else other
+
+
+def _letters(name: str) -> str:
+    return "".join(c for c in name.casefold() if c.isalnum()) or name
 
 
 class SimspineError(Exception):
@@ -33,7 +67,9 @@ class UnknownNameError(SimspineError):
     def __init__(self, kind: str, name: str, where: str, valid: Iterable[str]):
         names = list(valid)
         shown = ", ".join(names[:60]) + (", …" if len(names) > 60 else "")
-        super().__init__(f"{kind} '{name}' is not in {where}; it has: {shown or 'none'}")
+        near = nearest(name, names)
+        has = "it has" if near is None else f"did you mean '{near}'? It has"
+        super().__init__(f"{kind} '{name}' is not in {where}; {has}: {shown or 'none'}")
 
 
 class ShapeError(SimspineError):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from simspine_jax.errors import FileFormatError, SimspineError, UnknownNameError
+from simspine_jax.errors import FileFormatError, SimspineError, UnknownNameError, listed
 from simspine_jax.io import (
     MarkerTrajectory,
     Storage,
@@ -60,7 +60,9 @@ class Motion:
         return 1.0 / float(np.mean(steps[steps < 1.5 * np.median(steps)])) if len(steps) else 1.0
 
 
-def read_motion(model: SpineModel, path: str | Path, in_degrees: bool | None = None) -> Motion:
+def read_motion(
+    model: SpineModel, path: str | Path, in_degrees: bool | None = None, *, partial: bool = False
+) -> Motion:
     """Reads an OpenSim motion (``.mot`` or ``.sto``) as the model's free coordinates.
 
     Columns that are no coordinates are ignored, free coordinates without a column take their defaults, and
@@ -69,9 +71,11 @@ def read_motion(model: SpineModel, path: str | Path, in_degrees: bool | None = N
 
     Args:
         in_degrees: what the angles are where the header does not say it.
+        partial: whether the file may lack more than half of the free coordinates.
 
     Raises:
-        FileFormatError: no motion file, none of the coordinates in it, or nothing says what its angles are.
+        FileFormatError: no motion file, or nothing says what its angles are.
+        SimspineError: none of the coordinates is in it, or less than half of the free ones.
     """
     storage = _with_plain_labels(read_sto(path))
     known = [name for name in storage.columns if name in model.coordinate_names]
@@ -86,6 +90,11 @@ def read_motion(model: SpineModel, path: str | Path, in_degrees: bool | None = N
             q[:, i] = table.column(name)
         else:
             absent.append(name)
+    if 2 * len(absent) > model.n_free and not partial:
+        raise SimspineError(
+            f"{path} lacks {len(absent)} of the {model.n_free} free coordinates of the model {model.name}: "
+            f"{listed(absent)}; valid is a motion of this model, or --partial to give these their defaults"
+        )
     notes = []
     if ignored := [name for name in storage.columns if name not in known]:
         notes.append(f"{path}: {len(ignored)} columns are no coordinates and were ignored: {listed(ignored)}")
@@ -295,8 +304,3 @@ def _check_times(path: str | Path, times: NDArray[np.float64]) -> None:
         raise FileFormatError(
             f"{path}: its times are none, not finite or not increasing; valid are rising seconds"
         )
-
-
-def listed(names: Sequence[str], limit: int = 8) -> str:
-    """The first ``limit`` names for a sentence, and how many more there are."""
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -26,7 +26,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from simspine_jax.annotations import Outcome, Quality, QualityEvent
+from simspine_jax.annotations import REASONS, Outcome, Quality, QualityEvent
 from simspine_jax.arrays import Array, Bool, Float, Int
 from simspine_jax.errors import ShapeError
 from simspine_jax.kinematics.curvature import Curvature
@@ -459,18 +459,18 @@ def _missing(trial: _Trial, limits: QualityLimits) -> Iterator[_Fault]:
         for first, last in runs(~trial.pose):
             seconds[first : last + 1] = (last + 1 - first) * trial.step
         limit = np.full(len(seconds), limits.fill_seconds)
-        yield _Fault(Quality.NO_POSE, "", "there is no pose", ~trial.pose, seconds, limit, "s")
+        (reason,) = REASONS[Quality.NO_POSE]
+        yield _Fault(Quality.NO_POSE, "", reason, ~trial.pose, seconds, limit, "s")
 
 
 def _curvature_faults(trial: _Trial, limits: QualityLimits) -> Iterator[_Fault]:
     for what, values in trial.curvature_deg.items():
         low, high = limits.lordosis_deg if what == "lordosis" else limits.kyphosis_deg
         below, above = trial.pose & (values < low), trial.pose & (values > high)
-        reason = f"less {what} than a healthy adult reaches"
+        less, more = (reason for reason in REASONS[Quality.CURVATURE] if what in reason)
         limit = np.full(len(values), low)
-        yield _Fault(Quality.CURVATURE, what, reason, below, values, limit, "deg", "lowest")
-        reason = f"more {what} than a healthy adult reaches"
-        yield _Fault(Quality.CURVATURE, what, reason, above, values, np.full(len(values), high), "deg")
+        yield _Fault(Quality.CURVATURE, what, less, below, values, limit, "deg", "lowest")
+        yield _Fault(Quality.CURVATURE, what, more, above, values, np.full(len(values), high), "deg")
 
 
 def _near(channels: _Channels, trial: _Trial, speed: float, channel: int, first: int, second: int) -> bool:
@@ -493,20 +493,19 @@ def _residual_faults(model: SpineModel, trial: _Trial, limits: QualityLimits) ->
     if trial.residuals is None or trial.weights is None:
         return
     n = len(trial.times)
+    of_all, of_one = REASONS[Quality.MARKER_RESIDUAL]
     rms = _weighted_rms(jnp.asarray(_padded(trial.residuals)), jnp.asarray(_padded(trial.weights)))
     rms_mm = 1e3 * np.asarray(rms, np.float64)[:n]
     frames = trial.pose & (rms_mm > limits.rms_residual_mm)
     if frames.any():
-        reason = "the model does not come near its markers"
         limit = np.full(n, limits.rms_residual_mm)
-        yield _Fault(Quality.MARKER_RESIDUAL, "all markers", reason, frames, rms_mm, limit, "mm")
+        yield _Fault(Quality.MARKER_RESIDUAL, "all markers", of_all, frames, rms_mm, limit, "mm")
     single_mm = 1e3 * np.where(trial.weights > 0, trial.residuals, np.nan)
     far = trial.pose[:, None] & (single_mm > limits.marker_residual_mm)
     for k in np.flatnonzero(far.any(axis=0)):
-        reason = "the model does not come near this marker"
         limit = np.full(n, limits.marker_residual_mm)
         yield _Fault(
-            Quality.MARKER_RESIDUAL, model.marker_names[k], reason, far[:, k], single_mm[:, k], limit, "mm"
+            Quality.MARKER_RESIDUAL, model.marker_names[k], of_one, far[:, k], single_mm[:, k], limit, "mm"
         )
 
 
@@ -524,7 +523,7 @@ def _bound_faults(model: SpineModel, trial: _Trial, limits: QualityLimits) -> It
         frames[first : last + 1] = (last + 1 - first) * trial.step >= limits.bound_seconds
     if frames.any():
         limit = np.full(len(share), limits.bound_share)
-        reason = "many coordinates stay at their bounds"
+        (reason,) = REASONS[Quality.JOINT_LIMITS]
         yield _Fault(Quality.JOINT_LIMITS, "share of coordinates", reason, frames, share, limit, "1")
 
 
@@ -544,7 +543,7 @@ def _jump_faults(trial: _Trial, channels: _Channels, limits: QualityLimits) -> I
         leaving[posed[:-1]] = np.where(larger, steps[posed[1:], c], steps[posed[:-1], c])
         room[posed[:-1]] = np.where(larger, allowed[posed[1:], c], allowed[posed[:-1], c])
         flag = Quality.ANGULAR_JUMP if channels.observable[c] else None
-        reason = "it changes faster than a person can move"
+        (reason,) = REASONS[Quality.ANGULAR_JUMP]
         if flag is None:
             reason += "; keypoints hardly determine it"
         yield _Fault(flag, channels.names[c], reason, frames, scale * leaving, scale * room, unit)
@@ -650,7 +649,7 @@ def _events(fault: _Fault, repaired: NDArray[np.bool_]) -> Iterator[QualityEvent
 def _flip_events(channels: _Channels, flipped: NDArray[np.bool_]) -> list[QualityEvent]:
     reason = "the same rotation is written by its other set of angles, which goes on without a jump"
     return [
-        QualityEvent("quality", first, last, channels.names[j], reason, "repaired")
+        QualityEvent("quality", first, last, channels.names[j], reason, "noted")
         for j in range(flipped.shape[1])
         for first, last in runs(flipped[:, j])
     ]

@@ -1,12 +1,12 @@
 """Ranges of motion and curvature of healthy people from the literature, each with how well it is known.
 
-The status of a value goes wherever the value is shown: many were recalled and could not be read in their
-sources. Degrees.
+The status of a value goes wherever the value is shown. Many were recalled and could not be read in their
+sources, or their page names none: figures and tables leave these out unless they are asked for. Degrees.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
@@ -44,9 +44,23 @@ class ReferenceValue(NamedTuple):
         joint = {"value": "", "range": " to ", "mean and SD": " ± "}[self.kind]
         return joint.join(f"{number:g}" for number in self.degrees)
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether it was read where a primary source reports or is cited for it."""
+        return self.status not in (RECALLED, SECONDARY_PAGE) and self.source not in _WITHOUT_PRIMARY
+
+
+def shown_values(values: Iterable[ReferenceValue], *, unverified: bool = False) -> list[ReferenceValue]:
+    """Those that are to be shown: with ``unverified`` all, else the sound ones."""
+    return [value for value in values if unverified or value.is_sound]
+
+
+NONE_SOUND = "no verified reference value"
+"""What is said where all that is known is left out."""
 
 _PANJABI = "White and Panjabi, Clinical Biomechanics of the Spine, 2nd ed. 1990"
 _RADIOGRAPHS = "a radiographic study of 42 intact lumbar spines, as a public repository transcribes it"
+_WITHOUT_PRIMARY = (_RADIOGRAPHS,)
 
 # Level (as `skeleton.LUMBAR_LEVELS` has it): flexion and extension, bending, rotation; each with its limits.
 _LUMBAR = {

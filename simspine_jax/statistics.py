@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from simspine_jax.annotations import Quality, SpineTrial
+from simspine_jax.annotations import SPINE_IDS, Quality, SpineTrial
 from simspine_jax.errors import ShapeError
 from simspine_jax.kinematics.curvature import VERTEBRAL_LEVELS, keypoint_curvature
 from simspine_jax.reference_values import MOTIONS
-from simspine_jax.skeleton import AXIS_NAMES, LUMBAR_LEVELS, LUMBAR_MOTIONS
+from simspine_jax.skeleton import AXIS_NAMES, LUMBAR_LEVELS, LUMBAR_MOTIONS, TRC_NAMES
 
 CURVATURE_MEASURES: tuple[str, ...] = ("lordosis", "body_lordosis", "kyphosis", "body_kyphosis")
 """Lordosis L1-S1 and kyphosis T3-T12, by keypoints and by body frames."""
@@ -32,6 +32,13 @@ PERCENTILES = (5.0, 95.0)
 
 BIN = 0.01
 """Width of the histogram's bins, in the unit of what is counted; a percentile is right to half of it."""
+
+FIXED_DEG = 0.01
+"""Root mean square by which lumbar levels may be off fixed ratios that single precision still tells."""
+
+SYNTHETIC_NOTICE = "Synthetic capture: motion and detections were computed, not measured on people."
+_FROM_MODEL = "curvature and lumbar angles come from the model and its prior, not from the pictures"
+UNSEEN_NOTICE = f"No keypoint between hips and neck was seen: {_FROM_MODEL}."
 
 _REACH = 5000.0  # what is farther out falls into the outermost bins, so that memory is bounded
 _BLOCK = 2048  # frames per call, so that one program is compiled whatever the trials' lengths
@@ -178,6 +185,46 @@ def _curvature_in_blocks(keypoints: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate(found)
 
 
+def in_fixed_ratios(angles: SpineAngles) -> bool:
+    """Whether the six lumbar levels turn together about each axis, as the model's couplers hold them."""
+    lumbar = angles.rotations[:, : len(LUMBAR_LEVELS)]
+    lumbar = lumbar[np.isfinite(lumbar).all(axis=(1, 2))]
+    if len(lumbar) < 3:  # two frames lie on a line whatever holds them
+        return False
+    sizes = np.linalg.svd(np.moveaxis(lumbar - lumbar.mean(axis=0), 2, 0), compute_uv=False)
+    others = np.sqrt((sizes[:, 1:] ** 2).sum(axis=1) / len(lumbar))
+    return bool((others < FIXED_DEG).all() and sizes[:, 0].max() > FIXED_DEG)
+
+
+def spine_words(seen: Sequence[str], share: float) -> str:
+    """What a trial's curvature rests on.
+
+    Args:
+        seen: keypoints along the column that some frame has.
+        share: of the frames that have one between hips and neck.
+    """
+    words = f"{len(seen)} of {len(SPINE_IDS)}" + (f" ({', '.join(seen)})" if 0 < len(seen) < 4 else "")
+    if share == 0:
+        return f"{words}, none between hips and neck; {_FROM_MODEL}"
+    if share < 1:
+        unseen = f"in {100 * (1 - share):.1f} % of frames none between hips and neck"
+        return f"{words}; {unseen}: there {_FROM_MODEL}"
+    return f"{words}, in every frame some between hips and neck"
+
+
+def seen_names(trial: SpineTrial) -> tuple[str, ...] | None:
+    """Keypoints along the column that some frame of a trial has, from below; None if not known."""
+    if (seen := trial.spine_seen) is None:
+        return None
+    return tuple(TRC_NAMES[k] for column, k in enumerate(SPINE_IDS) if seen[:, column].any())
+
+
+def back_share(trial: SpineTrial) -> float | None:
+    """Share of a trial's frames with a keypoint between hips and neck; None if not known."""
+    seen = trial.back_seen
+    return None if seen is None or not len(seen) else float(seen.mean())
+
+
 @dataclass(frozen=True, eq=False)
 class GroupStatistics:
     """Of some trials: how many frames there are, and tallies of the usable ones' angles in degrees.
@@ -186,7 +233,11 @@ class GroupStatistics:
         n_trials: in the group.
         n_frames: of all of them.
         n_usable: of these.
+        n_told: usable frames of which is known whether they had a keypoint between hips and neck.
+        n_seen: of these, those that had one.
+        n_fixed: trials whose lumbar levels turn in fixed ratios.
         flagged: frames with each flag; a frame can have several.
+        flagged_before: likewise before repairs.
         curvature: by `CURVATURE_MEASURES`.
         rotations: by level (of `VERTEBRAL_LEVELS`) and motion (of `MOTIONS`).
     """
@@ -194,7 +245,11 @@ class GroupStatistics:
     n_trials: int = 0
     n_frames: int = 0
     n_usable: int = 0
+    n_told: int = 0
+    n_seen: int = 0
+    n_fixed: int = 0
     flagged: Mapping[Quality, int] = field(default_factory=lambda: dict.fromkeys(Quality, 0))
+    flagged_before: Mapping[Quality, int] = field(default_factory=lambda: dict.fromkeys(Quality, 0))
     curvature: Mapping[str, Tally] = field(default_factory=lambda: dict.fromkeys(CURVATURE_MEASURES, Tally()))
     rotations: Mapping[tuple[str, str], Tally] = field(
         default_factory=lambda: {(level, m): Tally() for level in VERTEBRAL_LEVELS for m in MOTIONS}
@@ -203,12 +258,16 @@ class GroupStatistics:
     @classmethod
     def of(cls, trial: SpineTrial) -> GroupStatistics:
         """Of one trial."""
-        angles, usable = spine_angles(trial), trial.usable
+        angles, usable, seen = spine_angles(trial), trial.usable, trial.back_seen
         return cls(
             1,
             trial.n_frames,
             int(usable.sum()),
-            {flag: int(((trial.quality & flag) != 0).sum()) for flag in Quality},
+            0 if seen is None else int(usable.sum()),
+            0 if seen is None else int(seen[usable].sum()),
+            int(in_fixed_ratios(angles)),
+            _counts(trial.quality),
+            _counts(trial.faults_before),
             {name: Tally.of(getattr(angles, name)[usable]) for name in CURVATURE_MEASURES},
             {
                 (level, motion): Tally.of(angles.rotations[usable, i, j])
@@ -222,22 +281,57 @@ class GroupStatistics:
             self.n_trials + other.n_trials,
             self.n_frames + other.n_frames,
             self.n_usable + other.n_usable,
+            self.n_told + other.n_told,
+            self.n_seen + other.n_seen,
+            self.n_fixed + other.n_fixed,
             {flag: self.flagged[flag] + other.flagged[flag] for flag in Quality},
+            {flag: self.flagged_before[flag] + other.flagged_before[flag] for flag in Quality},
             {name: self.curvature[name] + other.curvature[name] for name in CURVATURE_MEASURES},
             {key: tally + other.rotations[key] for key, tally in self.rotations.items()},
         )
 
 
+def _counts(flags: NDArray[np.uint16]) -> dict[Quality, int]:
+    return {flag: int(((flags & np.uint16(flag)) != 0).sum()) for flag in Quality}
+
+
 @dataclass(frozen=True, eq=False)
 class TrialRow:
-    """What is remembered of each trial: its name, frames and where it comes from."""
+    """What is remembered of each trial: its name, frames, and what it comes from."""
 
     name: str
     n_frames: int
     n_usable: int
     n_repaired: int
+    n_gaps: int
     n_events: int
     source: str
+    is_synthetic: bool
+    back_seen: float | None
+
+    @classmethod
+    def of(cls, trial: SpineTrial) -> TrialRow:
+        """Of a trial."""
+        return cls(
+            trial.name, trial.n_frames, int(trial.usable.sum()), int(trial.repaired.sum()),
+            len(trial.gaps_filled), len(trial.events), trial.source.strip(), trial.is_synthetic,
+            back_share(trial),
+        )  # fmt: skip
+
+
+def notices(rows: Sequence[TrialRow]) -> tuple[str, ...]:
+    """What must stand wherever something is shown about these trials, each a sentence."""
+    count = len(rows)
+    synthetic = sum(row.is_synthetic for row in rows)
+    unseen = sum(row.back_seen == 0 for row in rows)
+    told = []
+    if synthetic:
+        some = f"{synthetic} of {count} trials are synthetic captures: computed, not measured on people."
+        told.append(SYNTHETIC_NOTICE if synthetic == count else some)
+    if unseen:
+        some = f"{unseen} of {count} trials show no keypoint between hips and neck: there {_FROM_MODEL}."
+        told.append(UNSEEN_NOTICE if unseen == count else some)
+    return tuple(told)
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,6 +356,19 @@ class SetStatistics:
     def whole(self) -> GroupStatistics:
         """All trials."""
         return sum(self.by_subject.values(), GroupStatistics())
+
+    @cached_property
+    def notices(self) -> tuple[str, ...]:
+        """What must stand wherever something is shown about the set."""
+        return notices(self.trials)
+
+    @property
+    def how_known(self) -> str:
+        """What to call its values: ``measured``, or why they are not."""
+        synthetic = sum(row.is_synthetic for row in self.trials)
+        if synthetic:
+            return "simulated" if synthetic == len(self.trials) else "measured and simulated"
+        return "by the model's prior" if all(row.back_seen == 0 for row in self.trials) else "measured"
 
     @property
     def source(self) -> str:
@@ -296,12 +403,7 @@ def gather_statistics(trials: Iterable[SpineTrial]) -> SetStatistics:
         for known, found in ((pixels, camera_tallies(trial)), (residuals, marker_tallies(trial))):
             for name, tally in found.items():
                 known[name] = known.get(name, Tally()) + tally
-        repaired = group.flagged[Quality.INTERPOLATED]
-        rows.append(
-            TrialRow(
-                trial.name, trial.n_frames, group.n_usable, repaired, len(trial.events), trial.source.strip()
-            )
-        )
+        rows.append(TrialRow.of(trial))
     if not rows:
         raise ShapeError("There are no trials; valid is at least one")
     return SetStatistics(_ordered(by_action), _ordered(by_subject), pixels, residuals, tuple(rows))

@@ -16,12 +16,13 @@ import opensim as osim
 from scipy.spatial.transform import Rotation
 
 from osim2mjcf.reader import read_frame
-from simspine_jax.errors import FileFormatError
+from simspine_jax.errors import FileFormatError, listed
 from simspine_jax.io.files import atomic_write, read_bytes, read_text
 from simspine_jax.io.sidecar import GeometryDescription
 
 # What MuJoCo takes from an STL file.
 MAX_FACES = 200_000
+NAMES_TOLD = 5
 STL_HEADER_BYTES = 84
 STL_FACE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 
@@ -41,7 +42,7 @@ def attach_meshes(
         and shapes that are not meshes.
 
     Raises:
-        FileFormatError: there is no such folder, or a mesh file in it can't be read.
+        FileFormatError: there is no such folder, it has none of the meshes, or one in it can't be read.
     """
     if not folder.is_dir():
         raise FileFormatError(f"There is no folder {folder}; give the one that holds the model's mesh files")
@@ -54,8 +55,17 @@ def attach_meshes(
             written[name] = _write_mesh(folder, name, output, set(written.values()), left_out)
         if written[name]:
             found.append(_describe(mesh, written[name]))
-    notes = [f"{what}: {', '.join(sorted(set(names)))}" for what, names in left_out.items()]
-    return tuple(found), tuple(notes)
+    if not found:
+        names = listed(sorted(written), NAMES_TOLD) or "it shows none"
+        raise FileFormatError(
+            f"{folder} has none of the model's meshes ({names}); valid is the folder that holds them, or no "
+            "--meshes"
+        )
+    return tuple(found), tuple(_note(what, sorted(set(names))) for what, names in left_out.items())
+
+
+def _note(what: str, names: list[str]) -> str:
+    return f"{len(names)} {what}: {listed(names, NAMES_TOLD)}"
 
 
 def _shown_meshes(model: osim.Model, left_out: dict[str, list[str]]) -> Iterator[osim.Mesh]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from xml.parsers import expat
 
 import mujoco
 import numpy as np
@@ -33,6 +35,22 @@ FIXED_AXES: dict[str, list[tuple[str, np.ndarray]]] = {
 AXIS_LABELS = ("rotation1", "rotation2", "rotation3", "translation1", "translation2", "translation3")
 # What OpenSim's Python raises: its C++ exceptions, and names in a file that are not UTF-8.
 OPENSIM_ERRORS = (RuntimeError, UnicodeDecodeError)
+# Models begin with their tag, so that a piece of the file tells.
+PEEKED_BYTES = 100_000
+BLANK_OR_MARK = b" \t\r\n\xef\xbb\xbf"  # white space and UTF-8's byte order mark
+OTHER_DOCUMENTS = {
+    "InverseKinematicsTool": "an inverse kinematics setup",
+    "ScaleTool": "a scale setup",
+    "MarkerSet": "a marker set",
+    "mujoco": "an MJCF, which is converted already",
+}
+OTHER_FILES = {
+    ".trc": "a marker file",
+    ".c3d": "a marker file",
+    ".mot": "a motion",
+    ".sto": "a motion",
+    ".json": "JSON",
+}
 MOTIONS = {1: "rotational", 2: "translational", 3: "coupled"}
 
 
@@ -122,6 +140,7 @@ def load_osim(path: Path, marker_file: Path | None = None) -> osim.Model:
     quiet()
     if not path.is_file():
         raise FileFormatError(f"There is no file {path}; give the path of an OpenSim model (.osim)")
+    _refuse_other_files(path)
     try:
         model = osim.Model(str(path.resolve()))
         if loose := _frames_without_parent(model):
@@ -132,6 +151,25 @@ def load_osim(path: Path, marker_file: Path | None = None) -> osim.Model:
     except OPENSIM_ERRORS as error:
         raise FileFormatError(f"OpenSim can't read {path}: {explain(error)}") from None
     return model
+
+
+def _refuse_other_files(path: Path) -> None:
+    """Refuses what is no OpenSim model by its first tags; what OpenSim says of it would not help."""
+    with path.open("rb") as stream:
+        content = stream.read(PEEKED_BYTES)
+    tags: list[str] = []
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = lambda tag, _: tags.append(tag)
+    with contextlib.suppress(expat.ExpatError, ValueError):
+        parser.Parse(content)
+    held = tags[1:2] if tags[:1] == ["OpenSimDocument"] else tags[:1]
+    if held and held[0] != "Model":
+        kind = f"{OTHER_DOCUMENTS.get(held[0], 'XML')} ({held[0]})"
+    elif not tags and not content.lstrip(BLANK_OR_MARK).startswith(b"<"):
+        kind = OTHER_FILES.get(path.suffix.lower(), "no XML")
+    else:
+        return
+    raise FileFormatError(f"{path} is not an OpenSim model: it is {kind}; valid is a model's .osim file")
 
 
 def _frames_without_parent(model: osim.Model) -> list[str]:

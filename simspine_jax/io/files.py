@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,6 +110,22 @@ def atomic_write(path: PathLike, *, binary: bool = False) -> Iterator[IO[Any]]:
             raise _unwritable(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: PathLike) -> None:
+    """Makes a folder for results, with its parents, and sees that files can be written there.
+
+    Raises:
+        SimspineError: it can't be made or written, or is a file.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except FileExistsError:
+        raise SimspineError(f"{place(path)} is a file; valid is a folder, also a new one") from None
+    except OSError as error:
+        raise _unwritable(path, error) from None
 
 
 def _unwritable(path: PathLike, error: OSError) -> SimspineError:

@@ -126,8 +126,8 @@ def power_of_metres(units: str) -> int | None:
 def read_trc(path: PathLike) -> MarkerTrajectory:
     """Read a TRC file, in metres whatever its unit.
 
-    Taken as they come: blank lines, doubled or trailing tabs, names with spaces, frame and marker counts
-    in the header that differ from the data (the data count), and rows that end early after a whole marker
+    Taken as they come: blank lines, doubled or trailing tabs, names with spaces, a frame count in the header
+    that is too small and any marker count (the data count), and rows that end early after a whole marker
     (the markers left out are missing). A blank or NaN cell means that the marker is missing in this frame,
     all three of its coordinates; it never becomes a zero. An infinite coordinate is an error and not a
     missing one, because no program writes it on purpose. Zeros stay zeros. Where ``DataRate`` is more than
@@ -135,8 +135,8 @@ def read_trc(path: PathLike) -> MarkerTrajectory:
 
     Raises:
         FileFormatError: the file is no TRC file, or a header line or row in it can't be trusted: repeated
-            names, times that do not increase, rows of a wrong length, cells that are not numbers, positions
-            beyond `MAX_POSITION_M`.
+            names, fewer rows than ``NumFrames``, times that do not increase, rows of a wrong length, cells
+            that are not numbers, positions beyond `MAX_POSITION_M`.
     """
     text = read_text(path)
     lines = filled_lines(text)
@@ -144,6 +144,9 @@ def read_trc(path: PathLike) -> MarkerTrajectory:
     rows = lines[5:]
     if not rows:
         raise malformed(path, lines[-1][0], "the file ends after its header", "at least one frame")
+    if len(rows) < header.n_frames:
+        what = f"NumFrames is {header.n_frames} and {len(rows)} rows of frames follow"
+        raise malformed(path, lines[2][0], what, "a whole file, or the number of its rows")
     # A cell that is written takes a character at least.
     if len(rows) * 3 * len(header.names) > len(text) + MAX_BLANK_CELLS:
         what = f"{len(rows)} rows leave off most cells of {len(header.names)} markers"
@@ -192,6 +195,7 @@ class _Header(NamedTuple):
     names: tuple[str, ...]
     rate: float
     power: int  # positions are in 10**power metres
+    n_frames: int  # that the file says it has; 0 where it does not
 
 
 def _read_header(path: PathLike, lines: list[tuple[int, str]]) -> _Header:
@@ -200,14 +204,14 @@ def _read_header(path: PathLike, lines: list[tuple[int, str]]) -> _Header:
     if len(lines) < 5:
         last = lines[-1][0]
         raise malformed(path, last, "the file ends inside its header", "five lines, the last X1 Y1 Z1 …")
-    rate, power = _read_settings(path, lines[1], lines[2])
+    rate, power, n_frames = _read_settings(path, lines[1], lines[2])
     names = _read_names(path, *lines[3])
     _check_axes(path, *lines[4], n_markers=len(names))
-    return _Header(names, rate, power)
+    return _Header(names, rate, power, n_frames)
 
 
-def _read_settings(path: PathLike, keys: tuple[int, str], values: tuple[int, str]) -> tuple[float, int]:
-    """DataRate in Hz and the power of ten that turns Units into metres."""
+def _read_settings(path: PathLike, keys: tuple[int, str], values: tuple[int, str]) -> tuple[float, int, int]:
+    """DataRate in Hz, the power of ten that turns Units into metres, and NumFrames, or 0."""
     settings = dict(zip(keys[1].lower().split(), values[1].split(), strict=False))
     line = values[0]
     for key in ("DataRate", "Units"):
@@ -224,7 +228,8 @@ def _read_settings(path: PathLike, keys: tuple[int, str], values: tuple[int, str
     if not rate > 0:
         what = f"DataRate is {shown(settings['datarate'])}"
         raise malformed(path, line, what, "a positive number of frames per second")
-    return rate, power
+    count = settings.get("numframes", "")
+    return rate, power, int(count) if count.isdecimal() and len(count) < 10 else 0
 
 
 def _read_names(path: PathLike, number: int, line: str) -> tuple[str, ...]:

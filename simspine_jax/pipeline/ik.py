@@ -20,11 +20,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
 import simspine_jax as ssj
-from simspine_jax.errors import FileFormatError, SimspineError, UnknownNameError
+from simspine_jax.errors import FileFormatError, SimspineError, UnknownNameError, listed
 from simspine_jax.io import (
     CoordinateTask,
     IKSetup,
@@ -35,15 +36,18 @@ from simspine_jax.io import (
     write_trc,
 )
 from simspine_jax.io.files import read_bytes
+from simspine_jax.kinematics.forward import expand_qpos
 from simspine_jax.kinematics.inverse import needed_markers
 from simspine_jax.kinematics.model import SpineModel, converted_path, find_converted, read_converted
-from simspine_jax.motions import listed, read_values
+from simspine_jax.motions import read_values
 from simspine_jax.pipeline.records import digest_of, is_temporary, write_json
 from simspine_jax.signal import nearest_samples
 
 FORMAT = "simspine_jax trial"
 # Three points fix a rigid body in space; with fewer no pose is determined.
 LEAST_MARKERS = 3
+# No pose or body makes markers lie so much wider or closer than in the default pose; wrong units do.
+MOST_UNLIKE = 6.0
 # Frames solved between two reports of progress.
 CHUNK_FRAMES = 4096
 # Programs are compiled for a number of frames, which takes longer than solving a clip. Clips are padded with
@@ -55,17 +59,26 @@ QUICK_TO_COMPILE = {"xla_cpu_use_fusion_emitters": False}
 MARKER_SUFFIXES = (".trc", ".c3d")
 _SUFFIXES = " or ".join(MARKER_SUFFIXES)
 
+_qpos = jax.jit(expand_qpos)
+
 Progress = Callable[[int, int], None]
 """Called with the number of frames done and the number of all frames of the trial."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model, the sidecar that it was read from, and the hash of all files that it came from."""
+    """A model, the sidecar that it was read from, and the hash of all files that it came from.
+
+    Attributes:
+        path: as it was given; None where it wasn't read by `open_model`.
+        marker_set: likewise.
+    """
 
     model: SpineModel
     sidecar: Path
     digest: str
+    path: Path | None = None
+    marker_set: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +95,7 @@ class IKOptions:
         precision: 32 or 64 bits, as JAX is set.
         coordinates: motion file with the values of the setup's tasks of type ``from_file``.
         in_degrees: what that file's angles are where its header does not say it.
+        setup_file: that the setup was read from; its name is told and decides nothing.
     """
 
     setup: IKSetup | None = None
@@ -93,6 +107,7 @@ class IKOptions:
     precision: int = 32
     coordinates: Path | None = None
     in_degrees: bool | None = None
+    setup_file: Path | None = None
 
     def __post_init__(self) -> None:
         if self.setup is not None and self.weights:
@@ -107,6 +122,10 @@ class IKOptions:
             raise SimspineError(
                 f"Nothing takes values from {self.coordinates}; valid is a setup with a coordinate task of "
                 "value_type from_file"
+            )
+        if self.start is not None and self.end is not None and not self.start <= self.end:
+            raise SimspineError(
+                f"The times to solve are {self.start:g} to {self.end:g} s; valid is a start before its end"
             )
         for name, weight in self.weights:
             if not (math.isfinite(weight) and weight >= 0):
@@ -131,7 +150,9 @@ class IKOptions:
         """Hash of all of them; files count by their content, those that the setup names included."""
         values = b"" if self.coordinates is None else read_bytes(self.coordinates)
         others = [
-            (f.name, getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "coordinates"
+            (f.name, getattr(self, f.name))
+            for f in dataclasses.fields(self)
+            if f.name not in ("coordinates", "setup_file")
         ]
         return digest_of(repr(others).encode(), values)
 
@@ -171,7 +192,10 @@ class TrialResult:
         markers: of the markers that file and model share.
         only_in_file: markers of the file that the model lacks; they were ignored.
         only_in_model: markers of the model that the file lacks.
+        frames_left_out: of the file, because they are outside the times to solve.
         seconds: that solving took; None when the trial was complete already.
+        compiled: whether these seconds include compiling, or loading what was compiled.
+        changed: whether the folder held a complete trial of other inputs or options.
     """
 
     name: str
@@ -183,7 +207,10 @@ class TrialResult:
     markers: tuple[MarkerError, ...]
     only_in_file: tuple[str, ...]
     only_in_model: tuple[str, ...]
+    frames_left_out: int = 0
     seconds: float | None = None
+    compiled: bool = False
+    changed: bool = False
 
     @property
     def motion(self) -> Path:
@@ -218,7 +245,8 @@ def open_model(
     model = read_converted(files, given, dtype)
     sidecar = find_converted(files)
     sources = [sidecar, sidecar.with_suffix(".xml"), *([Path(given)] if given is not None else [])]
-    return LoadedModel(model, sidecar, digest_of(*(source.read_bytes() for source in sources)))
+    digest = digest_of(*(source.read_bytes() for source in sources))
+    return LoadedModel(model, sidecar, digest, path, None if marker_set is None else Path(marker_set))
 
 
 def find_trials(paths: Iterable[str | Path]) -> list[Path]:
@@ -281,6 +309,51 @@ def targets_at(
     positions = match_markers(model, trajectory).positions
     nearest, near = nearest_samples(trajectory.times, times, 0.5 / trajectory.rate)
     return np.where(near[:, None, None], positions[nearest], np.nan)
+
+
+def check_units(loaded: LoadedModel, trajectory: MarkerTrajectory) -> None:
+    """Refuses markers whose size can't be the model's, as where a file says mm and has metres.
+
+    What is compared is the distance from the centre, root mean square over the markers that a frame shares
+    with the model: the trial's to that of the same markers in the model's default pose, median over frames.
+
+    Raises:
+        SimspineError: one is more than `MOST_UNLIKE` times the other, or as `match_markers`.
+    """
+    matched = match_markers(loaded.model, trajectory)
+    used = loaded.model.marker_indices(matched.used)
+    found = matched.positions[:, used]
+    expected = np.where(np.isfinite(found), _default_markers(loaded)[used], np.nan)
+    ours, theirs = _sizes(found), _sizes(expected)
+    known = (ours > 0) & (theirs > 0)
+    if not known.any():
+        return
+    size, wanted = float(np.median(ours[known])), float(np.median(theirs[known]))
+    if (factor := max(size / wanted, wanted / size)) > MOST_UNLIKE:
+        raise SimspineError(
+            f"{trajectory.source}: its markers lie {size:.3g} m from their centre and the model "
+            f"{loaded.model.name}'s {wanted:.3g} m, a factor of {factor:.0f}; valid are positions in the "
+            "unit that the file's header names, so correct its Units (m or mm)"
+        )
+
+
+def _sizes(positions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[T] root mean square distance from the centre over the markers that a frame has; 0 without any."""
+    count = np.maximum(np.isfinite(positions).all(axis=-1).sum(axis=1), 1)
+    centre = np.nansum(positions, axis=1, keepdims=True) / count[:, None, None]
+    return np.sqrt(np.nansum((positions - centre) ** 2, axis=(1, 2)) / count)
+
+
+def _default_markers(loaded: LoadedModel) -> NDArray[np.float64]:
+    """[K 3] the model's markers in its default pose, by MuJoCo in C, which has nothing to compile."""
+    model = loaded.model
+    mj_model = mujoco.MjModel.from_xml_path(str(loaded.sidecar.with_suffix(".xml")))
+    data = mujoco.MjData(mj_model)
+    data.qpos[:] = _qpos(model, model.default_q)
+    mujoco.mj_kinematics(mj_model, data)
+    bodies = np.array(model.topology.marker_bodies, int)
+    turned = data.xmat[bodies].reshape(-1, 3, 3) @ np.asarray(model.marker_locations, np.float64)[..., None]
+    return data.xpos[bodies] + turned[..., 0]
 
 
 def select_times(trajectory: MarkerTrajectory, start: float, end: float) -> MarkerTrajectory:
@@ -346,15 +419,24 @@ def run_ik(
     }
     if not force and (done := _read_complete(folder, markers.stem, key)) is not None:
         return done
-    trajectory = _read_trial(markers, options)
+    whole = read_markers(markers)
+    trajectory = _within_times(whole, options)
+    check_units(loaded, trajectory)
     matched = match_markers(loaded.model, trajectory)
-    began = time.perf_counter()
+    before, began = len(_compilations), time.perf_counter()
     solved = _solve(loaded.model, trajectory, matched, options, progress)
     seconds = time.perf_counter() - began
     if not solved.has_pose.any():
         raise SimspineError(f"No frame of {markers} has enough markers for a pose")
-    result = _summarise(loaded.model, markers.stem, folder, matched, solved, options, seconds)
-    _write(loaded.model, result, trajectory, matched, solved, options, key)
+    result = dataclasses.replace(
+        _summarise(loaded.model, markers.stem, folder, matched, solved, options),
+        frames_left_out=whole.n_frames - trajectory.n_frames,
+        seconds=seconds,
+        compiled=len(_compilations) > before,
+        changed=not force and _made_otherwise(folder, key),
+    )
+    about = {"inputs": key, "provenance": _provenance(loaded, markers, trajectory, options)}
+    _write(loaded.model, result, trajectory, matched, solved, options, about)
     return result
 
 
@@ -387,8 +469,7 @@ class _Solved:
         return np.asarray(np.isfinite(self.coordinates).all(axis=1))
 
 
-def _read_trial(markers: Path, options: IKOptions) -> MarkerTrajectory:
-    trajectory = read_markers(markers)
+def _within_times(trajectory: MarkerTrajectory, options: IKOptions) -> MarkerTrajectory:
     first, last = options.setup.time_range if options.setup is not None else (-math.inf, math.inf)
     start = first if options.start is None else options.start
     end = last if options.end is None else options.end
@@ -440,7 +521,15 @@ def _solve(
 
 @cache
 def _compiled_solve() -> Callable[..., ssj.IKSolution]:
-    return quick_to_compile(ssj.solve_ik, static_argnames=("setup",))
+    def solve(*arguments: Any, **options: Any) -> ssj.IKSolution:
+        _compilations.append(None)  # while JAX traces, so once for each program
+        return ssj.solve_ik(*arguments, **options)
+
+    return quick_to_compile(solve, static_argnames=("setup",))
+
+
+_compilations: list[None] = []
+"""One for each program of the solve that was compiled, or loaded from JAX's cache."""
 
 
 def quick_to_compile(
@@ -527,7 +616,6 @@ def _summarise(
     matched: MatchedMarkers,
     solved: _Solved,
     options: IKOptions,
-    seconds: float,
 ) -> TrialResult:
     errors, weights = _errors(matched, solved), marker_weights(model, options)
     rows = []
@@ -546,8 +634,29 @@ def _summarise(
         markers=tuple(rows),
         only_in_file=matched.only_in_file,
         only_in_model=matched.only_in_model,
-        seconds=seconds,
     )
+
+
+def _provenance(
+    loaded: LoadedModel, markers: Path, trajectory: MarkerTrajectory, options: IKOptions
+) -> dict[str, Any]:
+    """For people: what was asked, and of which files; their folders would tie a result to a machine."""
+    files = {
+        "model": loaded.path,
+        "marker_set": loaded.marker_set,
+        "markers": markers,
+        "setup": options.setup_file,
+        "coordinates": options.coordinates,
+    }
+    return {
+        **{what: None if path is None else path.name for what, path in files.items()},
+        "weights": dict(options.weights),
+        "first_time_s": float(trajectory.times[0]),
+        "last_time_s": float(trajectory.times[-1]),
+        "smooth_velocity": options.smooth_velocity,
+        "smooth_acceleration": options.smooth_acceleration,
+        "precision": options.precision,
+    }
 
 
 def _write(
@@ -557,7 +666,7 @@ def _write(
     matched: MatchedMarkers,
     solved: _Solved,
     options: IKOptions,
-    key: dict[str, str],
+    about: dict[str, Any],
 ) -> None:
     folder, name = result.folder, result.name
     _clear(folder)
@@ -588,9 +697,13 @@ def _write(
     seconds = result.seconds or 0.0
     write_json(
         folder / "timing.json",
-        {"seconds": seconds, "frames_per_second": result.n_frames / seconds if seconds else None},
+        {
+            "seconds": seconds,
+            "frames_per_second": result.n_frames / seconds if seconds else None,
+            "with_compiling": result.compiled,
+        },
     )
-    document = {"format": FORMAT, "inputs": key, "files": [*tables, trc], **_as_json(result)}
+    document = {"format": FORMAT, **about, "files": [*tables, trc], **_as_json(result)}
     write_json(folder / "summary.json", document)
 
 
@@ -617,7 +730,8 @@ def _clear(folder: Path) -> None:
 def _as_json(result: TrialResult) -> dict[str, Any]:
     """The result's own fields; what depends on place and time is left out."""
     document = dataclasses.asdict(result)
-    del document["folder"], document["seconds"]
+    for name in ("folder", "seconds", "compiled", "changed"):
+        del document[name]
     return document
 
 
@@ -638,6 +752,16 @@ def _read_complete(folder: Path, name: str, key: dict[str, str]) -> TrialResult 
             markers=tuple(MarkerError(**row) for row in document["markers"]),
             only_in_file=tuple(document["only_in_file"]),
             only_in_model=tuple(document["only_in_model"]),
+            frames_left_out=document["frames_left_out"],
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None  # absent, or not a summary of ours: the trial is done anew
+
+
+def _made_otherwise(folder: Path, key: dict[str, str]) -> bool:
+    """Whether the folder holds a trial of other inputs."""
+    try:
+        document = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        return document["format"] == FORMAT and document["inputs"] != key
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

@@ -9,6 +9,7 @@ is always solved as a whole, so that a resumed run gives the same bytes.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -21,16 +22,24 @@ from numpy.typing import NDArray
 
 import simspine_jax as ssj
 from simspine_jax.annotations import Quality, SpineTrial, file_name
-from simspine_jax.errors import MissingDependencyError, SimspineError
+from simspine_jax.errors import MissingDependencyError, SimspineError, UnknownNameError
 from simspine_jax.geometry.cameras import Cameras
-from simspine_jax.io import Storage, write_sto
+from simspine_jax.io import Storage, atomic_write, write_sto
 from simspine_jax.io.layout import ReleaseLayout
 from simspine_jax.io.release import write_release_cameras, write_release_h5, write_release_trial
-from simspine_jax.io.trials import read_trial, write_quality_csv, write_trial
+from simspine_jax.io.trials import write_quality_csv, write_quality_parquet, write_trial
 from simspine_jax.kinematics.isolated import SCALING_PREFIX, scale_isolated
 from simspine_jax.pipeline.ik import FailedTrial, LoadedModel, Progress
 from simspine_jax.pipeline.options import SimulationOptions
-from simspine_jax.pipeline.records import digest_of, holds_json, is_temporary, write_json
+from simspine_jax.pipeline.records import (
+    add_remarks,
+    digest_of,
+    holds_json,
+    is_temporary,
+    remark_on,
+    stored_trial,
+    write_json,
+)
 from simspine_jax.pipeline.sources import SubjectSource, check_sources
 from simspine_jax.pipeline.stages import (
     Points,
@@ -42,10 +51,15 @@ from simspine_jax.pipeline.stages import (
     simulate_trials,
 )
 from simspine_jax.skeleton import REGIONS
+from simspine_jax.statistics import back_share, seen_names
+from simspine_jax.validation import FAULT_LABELS, FAULTS
 
 FORMAT = "simspine_jax simulation"
 GROUP_TRIALS = 8
 """Trials that are solved together."""
+
+QUALITY_FORMATS = ("csv", "parquet")
+"""Forms of the table of findings; the first is always written."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +70,22 @@ class SimulatedTrial:
         subject: name.
         action: name.
         n_frames: of the trial.
-        usable: frames without a fault.
-        repaired: frames that were interpolated.
-        faults: (what, frames) of the others.
-        lordosis_deg: mean over usable frames; None where there are none.
+        source: files or program that it comes from.
+        usable: frames without a fault, with those that were repaired.
+        repaired: frames whose pose was interpolated.
+        gaps_filled: short gaps of single markers that were interpolated before any pose.
+        faults: (what, frames before repair, frames after it).
+        spine_seen: keypoints along the column that some frame has; None if not known.
+        back_seen: share of the frames with a keypoint between hips and neck. Where it is 0, curvature and
+            lumbar angles are the model's and its prior's.
+        lordosis_deg: mean by keypoints over usable frames; None where there are none.
         kyphosis_deg: likewise.
+        body_lordosis_deg: mean by body frames, likewise.
+        body_kyphosis_deg: likewise.
+        height_m: of the subject; None if not known.
+        height_from: how it is known.
+        mass_kg: of the subject.
+        mass_from: how it is known.
         marker_rms_mm: of all markers over all frames.
         reprojection_px: (camera, median error).
         truth_mpjpe_mm: (region, mean error against the truth), of a synthetic trial.
@@ -70,12 +95,22 @@ class SimulatedTrial:
 
     subject: str
     action: str
+    source: str
     n_frames: int
     usable: int
     repaired: int
-    faults: tuple[tuple[str, int], ...]
+    gaps_filled: int
+    faults: tuple[tuple[str, int, int], ...]
+    spine_seen: tuple[str, ...] | None
+    back_seen: float | None
     lordosis_deg: float | None
     kyphosis_deg: float | None
+    body_lordosis_deg: float | None
+    body_kyphosis_deg: float | None
+    height_m: float | None
+    height_from: str
+    mass_kg: float
+    mass_from: str
     marker_rms_mm: float | None
     reprojection_px: tuple[tuple[str, float], ...] = ()
     truth_mpjpe_mm: tuple[tuple[str, float], ...] = ()
@@ -104,6 +139,7 @@ def run_simulation(
     *,
     osim: OsimSource | None = None,
     force: bool = False,
+    quality_format: str = QUALITY_FORMATS[0],
     progress: Progress | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Iterator[SimulatedTrial | FailedTrial]:
@@ -112,7 +148,8 @@ def run_simulation(
     For each subject ``cameras/Calib_<subject>.toml``, ``models/<subject>.json`` (factors, height, mass) and,
     with ``osim`` and OpenSim, ``models/<subject>.osim``; for each trial ``markers/…trc``, ``kinematics/…mot``
     with the marker errors beside it, ``quality/…csv``, ``trials/…npz`` (all of it without loss) and the
-    record ``trials/…json``; in the end ``simspine.h5`` with this run's trials.
+    record ``trials/…json``; in the end ``simspine.h5`` with this run's trials. Pages in ``reports/`` about a
+    trial that is redone or fails, and about the set, are taken away.
 
     Args:
         loaded: the model.
@@ -121,19 +158,26 @@ def run_simulation(
         options: see `PRESETS`.
         osim: for scaled OpenSim models.
         force: redo what is complete.
+        quality_format: of `QUALITY_FORMATS`; ``parquet`` writes that beside the CSV.
         progress: told frames done and all frames of a group.
         note: told what is worth knowing.
 
     Raises:
         SimspineError: two subjects have one name, or the folder can't be written.
+        MissingDependencyError: Parquet is wanted and PyArrow is not installed.
     """
+    if quality_format not in QUALITY_FORMATS:
+        raise UnknownNameError("Format", quality_format, "the quality table", QUALITY_FORMATS)
+    if quality_format == "parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise MissingDependencyError("pyarrow", "parquet", "The quality table as Parquet")
     check_sources(subjects)
     check_model(loaded.model)
     layout = ReleaseLayout(Path(out))
-    run = _Run(loaded, layout, options, osim, force, progress, note or (lambda text: None))
+    run = _Run(loaded, layout, options, osim, force, quality_format, progress, note or (lambda text: None))
     if not all(run.is_complete(subject) for subject in subjects):
-        # What it holds is about to change; without it, a killed run is not taken for a complete one.
+        # What they hold is about to change; without it, a killed run is not taken for a complete one.
         layout.hdf5.unlink(missing_ok=True)
+        set_page(layout).unlink(missing_ok=True)
     for subject in subjects:
         yield from run.subject(subject)
     if not layout.hdf5.exists():
@@ -147,6 +191,7 @@ class _Run:
     options: SimulationOptions
     osim: OsimSource | None
     force: bool
+    quality_format: str
     progress: Progress | None
     note: Callable[[str], None]
 
@@ -191,8 +236,14 @@ class _Run:
 
     def _failed(self, subject: str, action: str, error: Exception) -> FailedTrial:
         """What it was before doesn't hold any more."""
-        self.layout.trial(subject, action).with_suffix(".json").unlink(missing_ok=True)
+        self._forget(subject, action)
         return FailedTrial(f"{subject} {action}", str(error))
+
+    def _forget(self, subject: str, action: str) -> None:
+        """Takes away a trial's record, and the pages that would be taken for new ones."""
+        record = self.layout.trial(subject, action).with_suffix(".json")
+        for path in (record, *trial_pages(self.layout, subject, action)):
+            path.unlink(missing_ok=True)
 
     def _solve(
         self,
@@ -231,7 +282,7 @@ class _Run:
             )  # fmt: skip
             yield from failed
             for trial in trials:
-                yield self._write_trial(trial, truths[trial.action](), key)
+                yield self._write_trial(trial, truths[trial.action](), size, key)
 
     def _write_subject(
         self, source: SubjectSource, inputs: Sequence[TrialInput], size: SubjectSize, key: dict[str, str]
@@ -240,7 +291,8 @@ class _Run:
         factors = dict(zip(bodies, np.asarray(size.scale_factors).tolist(), strict=True))
         path = self.layout.model(source.name)
         about = {
-            "format": FORMAT, "inputs": key, "height_m": size.height_m, "mass_kg": size.mass_kg,
+            "format": FORMAT, "inputs": key, "height_m": size.height_m, "height_from": size.height_from,
+            "mass_kg": size.mass_kg, "mass_from": size.mass_from,
             "scale_factors": factors, "measured_ratios": dict(size.ratios),
         }  # fmt: skip
         for cameras in _cameras(inputs):
@@ -261,11 +313,10 @@ class _Run:
         write_json(record, about)
 
     def _write_trial(
-        self, trial: SpineTrial, truth: SpineTrial | None, key: dict[str, str]
+        self, trial: SpineTrial, truth: SpineTrial | None, size: SubjectSize, key: dict[str, str]
     ) -> SimulatedTrial:
         layout, subject, action = self.layout, trial.subject, trial.action
-        record = layout.trial(subject, action).with_suffix(".json")
-        record.unlink(missing_ok=True)
+        self._forget(subject, action)
         write_release_trial(layout.root, trial)
         errors = layout.kinematics(subject, action).with_name(f"{trial.name}_marker_errors.sto")
         files = [layout.markers(subject, action), layout.kinematics(subject, action)]
@@ -281,24 +332,32 @@ class _Run:
         write_quality_csv(layout.quality(subject, action), trial.events, trial.times)
         write_trial(layout.trial(subject, action), trial)
         files += [layout.quality(subject, action), layout.trial(subject, action)]
+        if self.quality_format == "parquet":
+            files.append(_parquet(layout, subject, action))
+            write_quality_parquet(files[-1], trial.events, trial.times)
         if truth is not None:
             path = truth_path(layout, subject, action)
             write_trial(path, truth)
             files.append(path)
-        result = summarise(trial, truth)
+        result = summarise(trial, size, truth)
         document = {"format": FORMAT, "inputs": key, **dataclasses.asdict(result)}
         document["files"] = [str(path.relative_to(layout.root)) for path in files]
-        write_json(record, document)
+        write_json(layout.trial(subject, action).with_suffix(".json"), document)
         return result
 
     def _complete(self, subject: str, action: str, key: dict[str, str]) -> SimulatedTrial | None:
         record = self.layout.trial(subject, action).with_suffix(".json")
+        table = str(_parquet(self.layout, subject, action).relative_to(self.layout.root))
         try:
             document: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
             same = document.pop("format") == FORMAT and document.pop("inputs") == key
             files = document.pop("files")
             if not same or not all((self.layout.root / file).is_file() for file in files):
                 return None
+            if self.quality_format == "parquet" and table not in files:
+                return None
+            if document["spine_seen"] is not None:
+                document["spine_seen"] = tuple(document["spine_seen"])
             pairs = ("faults", "reprojection_px", "truth_mpjpe_mm", "triangulated_mpjpe_mm")
             document |= {name: tuple(tuple(pair) for pair in document[name]) for name in pairs}
             return SimulatedTrial(**{**document, "resumed": True})
@@ -323,11 +382,18 @@ class _Run:
             return
         names = {path.parent.name for path in stored}
         models = {n: f"models/{n}.osim" for n in names if self.layout.model(n).is_file()}
+        remarks: dict[tuple[str, str], str] = {}
+
+        def trials() -> Iterator[SpineTrial]:
+            for path in stored:
+                trial = stored_trial(path)
+                remarks[trial.subject, trial.action] = remark_on(trial)
+                yield trial
+
         try:
-            write_release_h5(
-                self.layout.hdf5, (read_trial(path) for path in stored), cameras=self._all_cameras(names),
-                models=models,
-            )  # fmt: skip
+            with atomic_write(self.layout.hdf5, binary=True) as file:  # with its remarks or not at all
+                write_release_h5(file.name, trials(), cameras=self._all_cameras(names), models=models)
+                add_remarks(Path(file.name), remarks)
         except MissingDependencyError as error:
             self.note(f"{self.layout.hdf5.name} is not written: {error}")
 
@@ -343,6 +409,22 @@ def truth_path(layout: ReleaseLayout, subject: str, action: str) -> Path:
     return layout.root / "truth" / trial.parent.name / trial.name
 
 
+def trial_pages(layout: ReleaseLayout, subject: str, action: str) -> tuple[Path, Path]:
+    """Where the report of a trial lies, and the page that plays it."""
+    folder = layout.root / "reports" / layout.trial(subject, action).parent.name
+    name = file_name(subject, action)
+    return folder / f"{name}.html", folder / f"{name}_viewer.html"
+
+
+def set_page(layout: ReleaseLayout) -> Path:
+    """Where the report of all trials lies."""
+    return layout.root / "reports" / "report.html"
+
+
+def _parquet(layout: ReleaseLayout, subject: str, action: str) -> Path:
+    return layout.quality(subject, action).with_suffix(".parquet")
+
+
 def _cameras(inputs: Sequence[TrialInput]) -> Iterator[Cameras]:
     """The subject's cameras: those of its first trial that has any."""
     for trial in inputs:
@@ -351,25 +433,44 @@ def _cameras(inputs: Sequence[TrialInput]) -> Iterator[Cameras]:
             return
 
 
-def summarise(trial: SpineTrial, truth: SpineTrial | None = None) -> SimulatedTrial:
+def summarise(trial: SpineTrial, size: SubjectSize, truth: SpineTrial | None = None) -> SimulatedTrial:
     """The record of a trial, against the truth where it is known."""
     usable = trial.usable
-    faults = [
-        (str(fault.name).lower().replace("_", " "), int(((trial.quality & fault) != 0).sum()))
-        for fault in Quality
-        if fault not in (Quality.GOOD, Quality.INTERPOLATED)
-    ]
-    repaired = int(((trial.quality & np.uint16(Quality.INTERPOLATED)) != 0).sum())
-    ours = () if truth is None else mpjpe_mm(trial.keypoints, truth.keypoints)
-    before = trial.triangulated
-    theirs = () if truth is None or before is None else mpjpe_mm(before, truth.keypoints)
+    before, after = _counts(trial.faults_before), _counts(trial.quality)
     return SimulatedTrial(
-        trial.subject, trial.action, trial.n_frames, int(usable.sum()), repaired,
-        tuple((name, count) for name, count in faults if count),
-        _mean_deg(trial.lordosis, usable), _mean_deg(trial.kyphosis, usable),
-        None if trial.residuals is None else _rms_mm(trial.residuals),
-        _reprojection(trial), ours, theirs,
-    )  # fmt: skip
+        subject=trial.subject,
+        action=trial.action,
+        source=trial.source,
+        n_frames=trial.n_frames,
+        usable=int(usable.sum()),
+        repaired=int(trial.repaired.sum()),
+        gaps_filled=len(trial.gaps_filled),
+        faults=tuple((FAULT_LABELS[f].lower(), before[f], after[f]) for f in FAULTS if before[f]),
+        spine_seen=seen_names(trial),
+        back_seen=back_share(trial),
+        lordosis_deg=_mean_deg(trial.lordosis, usable),
+        kyphosis_deg=_mean_deg(trial.kyphosis, usable),
+        body_lordosis_deg=_mean_deg(trial.body_lordosis, usable),
+        body_kyphosis_deg=_mean_deg(trial.body_kyphosis, usable),
+        height_m=size.height_m,
+        height_from=size.height_from,
+        mass_kg=float(size.mass_kg),
+        mass_from=size.mass_from,
+        marker_rms_mm=None if trial.residuals is None else _rms_mm(trial.residuals),
+        reprojection_px=_reprojection(trial),
+        truth_mpjpe_mm=_errors(trial.keypoints, truth),
+        triangulated_mpjpe_mm=_errors(trial.triangulated, truth),
+    )
+
+
+def _counts(flags: NDArray[np.uint16]) -> dict[Quality, int]:
+    """Frames with each fault."""
+    return {fault: int(((flags & np.uint16(fault)) != 0).sum()) for fault in FAULTS}
+
+
+def _errors(found: NDArray[np.float64] | None, truth: SpineTrial | None) -> tuple[tuple[str, float], ...]:
+    """`mpjpe_mm`, or nothing where one of both is missing."""
+    return () if found is None or truth is None else mpjpe_mm(found, truth.keypoints)
 
 
 def mpjpe_mm(found: NDArray[np.float64], true: NDArray[np.float64]) -> tuple[tuple[str, float], ...]:

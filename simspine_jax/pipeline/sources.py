@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from simspine_jax.annotations import NAME, SpineTrial, file_name
+from simspine_jax.annotations import NAME, SYNTHETIC, SpineTrial, file_name
 from simspine_jax.capture import (
     ACTION_NAMES,
     SUBJECT_NAMES,
@@ -471,7 +471,7 @@ class SyntheticTrial:
         else:
             keypoints, confidence = np.asarray(c.detections.keypoints), np.asarray(c.detections.confidence)
         views = Views(c.cameras, keypoints, confidence)
-        source = f"synthetic capture: {self.subject}, {self.action}, seed {self.seed}"
+        source = f"{SYNTHETIC[0]}{self.subject}, {self.action}, seed {self.seed}"
         return TrialInput(self.action, np.asarray(c.times, float), c.rate_hz, views, source=source)
 
     def truth(self) -> SpineTrial:
@@ -490,7 +490,7 @@ class SyntheticTrial:
             kyphosis=np.asarray(c.curvature.kyphosis, float),
             body_lordosis=np.asarray(c.body_curvature.lordosis, float),
             body_kyphosis=np.asarray(c.body_curvature.kyphosis, float),
-            source=f"synthetic truth: seed {self.seed}",
+            source=f"{SYNTHETIC[1]}seed {self.seed}",
         )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simspine_jax import signal
-from simspine_jax.annotations import Outcome, QualityEvent, SpineTrial
+from simspine_jax.annotations import GAP_FILLED, Outcome, QualityEvent, SpineTrial
 from simspine_jax.arrays import Array, Float
 from simspine_jax.errors import ShapeError, SimspineError, UnknownNameError
 from simspine_jax.geometry.cameras import Cameras
@@ -133,6 +133,8 @@ class SubjectSize:
     mass_kg: float
     ratios: tuple[tuple[str, float | None], ...] = ()  # measured, by measurement
     marker_offsets: NDArray[np.float64] | None = None  # [M 3] m, of markers placed on the subject
+    height_from: str = "given"
+    mass_from: str = "given"
 
 
 # --- points ----------------------------------------------------------------------------------------------
@@ -259,7 +261,7 @@ def _gap_events(
 ) -> list[QualityEvent]:
     events = []
     findings: tuple[tuple[NDArray[np.bool_], Outcome, str], ...] = (
-        (filled, "repaired", "short gap interpolated"),
+        (filled, "noted", GAP_FILLED),
         (missing, "dropped", "missing"),
     )
     for mask, outcome, reason in findings:
@@ -289,7 +291,9 @@ def find_size(
     n_bodies = len(model.body_names)
     if not options.scale:
         mass = mass_kg or float(np.sum(model.mjx_model.body_mass))
-        return SubjectSize(np.ones((n_bodies, 3)), height_m, mass)
+        return SubjectSize(
+            np.ones((n_bodies, 3)), height_m, mass, mass_from="given" if mass_kg else "the model's"
+        )
     names = trials[0].names
     rate = trials[0].rate_hz
     same = [points for points in trials if points.names == names and points.rate_hz == rate]
@@ -309,10 +313,13 @@ def find_size(
         factors = shrink_to_stature(model, found, PAPER_MEASUREMENTS, marker_std_m=spread, stature=stature)
     height = float(estimate_height(model, factors)) if height_m is None else height_m
     mass = mass_kg or options.mass_kg or MASS_INDEX * height**2
+    guessed = "the preset's" if options.mass_kg else "estimated from the height alone"
     ratios = zip(found.measurement_names, np.asarray(found.ratios, float), strict=True)
     return SubjectSize(
         np.asarray(factors, np.float64), height, mass,
         tuple((name, float(r) if np.isfinite(r) else None) for name, r in ratios),
+        height_from="estimated from proportions" if height_m is None else "given",
+        mass_from="given" if mass_kg else guessed,
     )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Figures about a set of annotations: the SIMSPINE paper's Figures 3 and 4 redrawn, and errors by name.
 
 They are drawn from running statistics, so that a set of any size will do. Figures have no window and no
-global state; each says on which data it was measured.
+global state; each says on which data it was measured, or that nobody was measured. Values of the literature
+that are recalled, or that no primary source is known for, are left out unless ``unverified`` asks for them.
 """
 
 from __future__ import annotations
@@ -36,13 +37,16 @@ FIGURE_FORMATS: tuple[str, ...] = ("png", "svg", "pdf")
 
 _DPI = 150
 _REPORT_DPI = 110
-_WIDE = 11.0  # inches
+_WIDE, _RANGES_WIDE = 11.0, 4.0  # inches
 # Violins leave out one frame in a hundred at each end, as the paper leaves out outliers.
 _VIOLIN = (1.0, 99.0)
 _VIOLIN_POINTS = 100
 _SLANTED = 20  # more names than these stand upright, or they would run into each other
 _BARS = (5.0, 50.0, 95.0)
 _LITERATURE, _PAPER = "#eeeeee", "#d9e8f3"
+_NOTICE = "#B03A00"
+_BY_KEYPOINTS = "by keypoints, as the paper's: 1 to 99 % of frames, bar at the mean"
+_FIXED = "; the levels follow L5-S1 in fixed ratios"
 _STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -104,74 +108,76 @@ def _save(figure: Figure, file: Any, suffix: str, dpi: int) -> None:
         figure.savefig(file, format=suffix, dpi=dpi, metadata=dates.get(suffix))
 
 
-def thoracolumbar_figure(statistics: SetStatistics) -> Figure:
+def thoracolumbar_figure(statistics: SetStatistics, *, unverified: bool = False) -> Figure:
     """The paper's Figure 3: lordosis and kyphosis by action, and range of motion by lumbar level.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    with new_figure(6.8) as figure:
-        title_figure(figure, "Thoracolumbar spine", statistics.source)
-        parts: Any = figure.subfigures(1, 2, width_ratios=(1.75, 1))
+    groups = statistics.by_action
+    left_width = float(np.clip(0.8 + 0.42 * len(groups), 4.6, 7.0))
+    with new_figure(7.8, left_width + _RANGES_WIDE) as figure:
+        title_figure(figure, "Thoracolumbar spine", statistics.source, statistics.notices)
+        parts: Any = figure.subfigures(1, 2, width_ratios=(left_width, _RANGES_WIDE))
         left, right = parts
         panels: Any = left.subplots(2, 1, sharex=True)
-        groups = statistics.by_action
-        for axes, name, known in zip(
+        for axes, name, values in zip(
             panels, ("lordosis", "kyphosis"), (reference.LORDOSIS, reference.KYPHOSIS), strict=True
         ):
-            _curvature_panel(axes, groups, name, known[:2])
+            known = reference.shown_values(values, unverified=unverified)[:2]
+            _curvature_panel(axes, groups, name, known, left_width)
         _name_groups(panels[-1], list(groups))
-        draw_lumbar_ranges(list(right.subplots(3, 1, sharex=True)), statistics.whole)
+        draw_lumbar_ranges(list(right.subplots(3, 1, sharex=True)), statistics, unverified=unverified)
     return figure
 
 
-def neck_figure(statistics: SetStatistics) -> Figure:
+def neck_figure(statistics: SetStatistics, *, unverified: bool = False) -> Figure:
     """The paper's Figure 4: the neck's three rotations by action.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
     signs = ("flexion −, extension +", "left −, right +", "right −, left +")  # noqa: RUF001
-    with new_figure(7.2) as figure:
-        title_figure(
-            figure,
-            "Cervical spine: one joint for the whole neck. Violins: 1 to 99 % of frames, bar at the mean",
-            statistics.source,
-        )
+    width = float(np.clip(1.0 + 0.66 * len(statistics.by_action), 6.5, _WIDE))
+    with new_figure(7.4, width) as figure:
+        title = "Cervical spine: one joint for all of it. Violins: 1 to 99 % of frames, bar at the mean"
+        title_figure(figure, title, statistics.source, statistics.notices)
         panels = figure.subplots(3, 1, sharex=True)
         for axes, motion, sign, color in zip(panels, MOTIONS, signs, COLORS, strict=False):
             tallies = [group.rotations["neck", motion] for group in statistics.by_action.values()]
             _violins(axes, tallies, color)
             axes.axhline(0, color="#999999", linewidth=0.8, zorder=0)
-            value = reference.NECK_ROM[motion]
-            axes.set_title(
-                f"{motion.capitalize()} ({sign})\n{value.what}: {value.shown()}° "
-                f"[{value.source}; {_short_status(value)}]",
-                loc="left", fontsize=8,
-            )  # fmt: skip
+            value, beside = reference.NECK_ROM[motion], reference.NONE_SOUND
+            if unverified or value.is_sound:
+                beside = f"{value.what}: {value.shown()}° [{value.source}; {_short_status(value)}]"
+            beside = textwrap.fill(beside, int(15 * width), break_on_hyphens=False)
+            axes.set_title(f"{motion.capitalize()} ({sign})\n{beside}", loc="left", fontsize=8)
             axes.set_ylabel("Angle (°)")
         _name_groups(panels[-1], list(statistics.by_action))
     return figure
 
 
-def errors_figure(tallies: Mapping[str, Tally], title: str, unit: str, source: str) -> Figure:
+def errors_figure(
+    tallies: Mapping[str, Tally], title: str, unit: str, source: str, notices: Sequence[str] = ()
+) -> Figure:
     """Bars of the median of an error by name, with the range from the 5th to the 95th percentile.
+
+    Names without any value are told in the title and have no place among the bars.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    names = list(tallies)
+    names = [name for name, tally in tallies.items() if tally.count]
+    missing = [name for name in tallies if name not in names]
     with new_figure(3.6) as figure:
-        title_figure(figure, title, source)
+        absent = f" (never seen: {', '.join(missing)})" if names and missing else ""
+        title_figure(figure, title + absent, source, notices)
         axes = figure.subplots()
-        at = np.array([i for i, name in enumerate(names) if tallies[name].count], int)
-        if len(at):
-            low, middle, high = (
-                np.array([tallies[names[i]].percentile(percent) for i in at]) for percent in _BARS
-            )
+        if names:
+            low, middle, high = np.array([[tallies[n].percentile(p) for n in names] for p in _BARS])
             whiskers = {"ecolor": "#444444", "elinewidth": 1, "capsize": 2}
             spread = (middle - low, high - middle)
-            axes.bar(at, middle, width=0.7, color=COLORS[5], yerr=spread, error_kw=whiskers)
+            axes.bar(range(len(names)), middle, width=0.7, color=COLORS[5], yerr=spread, error_kw=whiskers)
         else:
             say_nothing(axes)
         center, half = (len(names) - 1) / 2, max(len(names), 6) / 2 + 0.2  # few bars don't get broad
@@ -183,41 +189,70 @@ def errors_figure(tallies: Mapping[str, Tally], title: str, unit: str, source: s
     return figure
 
 
-def lumbar_ranges_figure(statistics: SetStatistics) -> Figure:
+def lumbar_ranges_figure(statistics: SetStatistics, *, unverified: bool = False) -> Figure:
     """Range of motion by lumbar level, the right part of `thoracolumbar_figure` alone.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
     with new_figure(3.8) as figure:
-        title_figure(figure, "Range of motion by lumbar level", statistics.source)
-        draw_lumbar_ranges(list(figure.subplots(1, 3)), statistics.whole)
+        title = "Range of motion by lumbar level"
+        title_figure(figure, title, statistics.source, statistics.notices)
+        draw_lumbar_ranges(list(figure.subplots(1, 3)), statistics, unverified=unverified)
     return figure
 
 
-def draw_lumbar_ranges(panels: Sequence[Axes], group: GroupStatistics) -> None:
-    """Measured range (solid) and the literature's (dashed, with its limits) by level, one panel a motion."""
-    levels = LUMBAR_LEVELS[::-1]
+def draw_lumbar_ranges(
+    panels: Sequence[Axes], statistics: SetStatistics, *, unverified: bool = False
+) -> None:
+    """The set's range (solid) and the literature's (dashed, with its limits) by level, one panel a motion."""
+    levels, whole = LUMBAR_LEVELS[::-1], statistics.whole
     at = np.arange(len(levels))
+    held = _FIXED if whole.n_fixed == whole.n_trials else ""
     for axes, motion, color in zip(panels, MOTIONS, COLORS, strict=False):
-        known = [reference.LUMBAR_ROM[level, motion] for level in levels]
-        tallies = [group.rotations[level, motion] for level in levels]
-        whole = known[0].sides == 2
-        if limits := [value.limits for value in known if value.limits]:
-            axes.fill_between(at, *np.transpose(limits), color=_LITERATURE, label="its limits")
-        axes.plot(at, [value.degrees[0] for value in known], "s--", color="#777777", markersize=3,
-                  label=f"White and Panjabi ({_statuses(known)})")  # fmt: skip
+        tallies = [whole.rotations[level, motion] for level in levels]
+        values = [reference.LUMBAR_ROM[level, motion] for level in levels]
+        _literature_by_level(axes, values, unverified=unverified)
         if any(tally.count for tally in tallies):
-            found = [comparable(t.robust_range, v) for t, v in zip(tallies, known, strict=True)]
-            axes.plot(at, found, "o-", color=color, markersize=4, label="measured, 5 to 95 %")
-        axes.set_title(f"{motion.capitalize()}, {'whole arc' if whole else 'one side'}", loc="left")
+            found = [comparable(t.robust_range, v) for t, v in zip(tallies, values, strict=True)]
+            label = f"{statistics.how_known}, 5 to 95 %{held}"
+            axes.plot(at, found, "o-", color=color, markersize=4, label=label)
         axes.set_ylabel("Range (°)")
-        axes.set_ylim(bottom=0)
-        axes.set_ylim(top=1.5 * axes.get_ylim()[1])  # room for the legend
+        axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
         axes.set_xticks(at, [level_label(level) for level in levels])
         axes.set_xlim(-0.3, len(levels) - 0.7)
         axes.grid(alpha=0.3)
-        axes.legend(loc="upper left", frameon=False, fontsize=7, borderaxespad=0.1)
+        arc = "whole arc" if values[0].sides == 2 else "one side"
+        _name_panel(axes, f"{motion.capitalize()}, {arc}", _RANGES_WIDE)
+
+
+def _literature_by_level(axes: Axes, values: Sequence[reference.ReferenceValue], *, unverified: bool) -> None:
+    """A dashed line of those that are shown, and what lies between their limits."""
+    known = reference.shown_values(values, unverified=unverified)
+    if not known:
+        axes.plot([], [], " ", label=reference.NONE_SOUND)
+        return
+    at = [values.index(value) for value in known]
+    limits = [value.limits for value in known if value.limits]
+    if len(limits) == len(known):
+        low, high = np.transpose(limits)
+        axes.fill_between(at, low, high, color=_LITERATURE, label="reported lowest to highest")
+    axes.plot(at, [value.degrees[0] for value in known], "s--", color="#777777", markersize=3,
+              label=f"White and Panjabi ({_statuses(known)})")  # fmt: skip
+
+
+def _name_panel(axes: Axes, title: str, width: float) -> None:
+    """A panel's title, and between title and axes its legend; ``width`` is the panel's, inches."""
+    handles, labels = axes.get_legend_handles_labels()
+    labels = [textwrap.fill(label, int(18 * width - 16)) for label in labels]
+    lines = sum(1 + label.count("\n") for label in labels)
+    axes.set_title(title, loc="left", pad=6 + 9 * lines + 3 * len(labels))
+    if labels:
+        legend = axes.legend(
+            handles, labels, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=7,
+            borderaxespad=0.3, borderpad=0.2,
+        )  # fmt: skip
+        legend.set_in_layout(False)  # the title above it keeps its place free
 
 
 def say_nothing(axes: Axes) -> None:
@@ -226,11 +261,18 @@ def say_nothing(axes: Axes) -> None:
     axes.text(0.5, 0.5, "no usable data", transform=axes.transAxes, ha="center", va="center", color="#777777")
 
 
-def title_figure(figure: Figure, title: str, source: str) -> None:
-    """A title, and below it where the data come from."""
+def title_figure(figure: Figure, title: str, source: str, notices: Sequence[str] = ()) -> None:
+    """A title and where the data come from, above; what must be known of them, in a box below."""
     width = int(13.5 * figure.get_figwidth())
-    lines = textwrap.wrap(f"Data: {source}", width, max_lines=3, placeholder=" …")
-    figure.suptitle("\n".join([title, *lines]), fontsize=9, x=0.01, ha="left")
+    lines = textwrap.wrap(title, width, break_on_hyphens=False)
+    lines += textwrap.wrap(f"Data: {source}", width, max_lines=3, placeholder=" …")
+    figure.suptitle("\n".join(lines), fontsize=9, x=0.01, ha="left")
+    if notices:
+        told = [line for notice in notices for line in textwrap.wrap(notice, int(0.9 * width))]
+        box = {"facecolor": "#fff1e6", "edgecolor": _NOTICE, "boxstyle": "round,pad=0.4"}
+        figure.supxlabel(
+            "\n".join(told), fontsize=9, x=0.015, ha="left", color=_NOTICE, fontweight="bold", bbox=box
+        )
 
 
 def _short_status(value: reference.ReferenceValue) -> str:
@@ -249,34 +291,28 @@ def _curvature_panel(
     groups: Mapping[str, GroupStatistics],
     name: str,
     known: Sequence[reference.ReferenceValue],
+    width: float,
 ) -> None:
-    """Violins of the curvature by keypoints, means by bodies beside them, and two bands of the literature."""
-    paper, literature = known
-    for value, color in ((literature, _LITERATURE), (paper, _PAPER)):
+    """Violins of the curvature by keypoints, means by bodies beside them, and bands of the literature."""
+    for value in known[::-1]:
         low, high = value.degrees
         if value.kind == "mean and SD":
             low, high = value.degrees[0] - value.degrees[1], value.degrees[0] + value.degrees[1]
-        label = f"{value.source}: {value.shown()}° ({_short_status(value)})"
+        color = _PAPER if value.source.startswith("SIMSPINE") else _LITERATURE
+        label = f"{value.source}: {value.what}, {value.shown()}° ({_short_status(value)})"
         axes.axhspan(low, high, color=color, zorder=0, label=label)
     _violins(axes, [group.curvature[name] for group in groups.values()], COLORS[0])
+    axes.fill([], [], color=COLORS[0], alpha=0.55, label=_BY_KEYPOINTS)
     bodies = [group.curvature[f"body_{name}"] for group in groups.values()]
     if any(tally.count for tally in bodies):
+        constant = " (constant: the thorax is rigid)" if name == "kyphosis" else ""
         axes.errorbar(
             np.arange(len(bodies)), [t.mean for t in bodies], [t.sd for t in bodies], fmt="D", markersize=4,
-            color=COLORS[1], elinewidth=1, label="by bodies: mean and SD",
+            color=COLORS[1], elinewidth=1, label=f"by bodies: mean and SD{constant}",
         )  # fmt: skip
-    span = "L1-S1" if name == "lordosis" else "T3-T12"
-    angle = "LLA" if name == "lordosis" else "TKA"
-    axes.set_title(
-        f"{name.capitalize()} {span} ({angle}); violins: by keypoints, 1 to 99 % of frames, bar at the mean",
-        loc="left",
-    )
+    span, angle = ("L1-S1", "LLA") if name == "lordosis" else ("T3-T12", "TKA")
     axes.set_ylabel(f"{angle} (°)")
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high + 0.32 * (high - low))  # room for the legend
-    columns = 2 if any(tally.count for tally in bodies) else 1
-    legend = axes.legend(loc="upper left", frameon=False, fontsize=7, ncols=columns, borderaxespad=0.1)
-    legend.set_in_layout(False)
+    _name_panel(axes, f"{name.capitalize()} {span} ({angle})", width)
 
 
 def _name_groups(axes: Axes, names: Sequence[str]) -> None:
@@ -286,7 +322,8 @@ def _name_groups(axes: Axes, names: Sequence[str]) -> None:
         axes.tick_params(axis="x", labelsize=7)
         for label in axes.get_xticklabels():
             label.set_verticalalignment("center")
-    axes.set_xlim(-0.7, max(len(names), 4) - 0.3)
+    center, half = (len(names) - 1) / 2, max(len(names), 4) / 2 + 0.2  # few violins don't get broad
+    axes.set_xlim(center - half, center + half)
 
 
 def _violins(axes: Axes, tallies: Sequence[Tally], color: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from string import Template
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -18,9 +18,19 @@ import numpy as np
 
 from simspine_jax.annotations import QualityEvent, SpineTrial
 from simspine_jax.io.files import atomic_write
-from simspine_jax.statistics import SetStatistics, SpineAngles, gather_statistics, spine_angles
+from simspine_jax.statistics import (
+    SetStatistics,
+    SpineAngles,
+    back_share,
+    counted,
+    gather_statistics,
+    seen_names,
+    spine_angles,
+    spine_words,
+)
 from simspine_jax.tables import Table, format_table
 from simspine_jax.validation import (
+    TWO_MEASURES,
     curvature_table,
     flexion_gradient_table,
     lumbar_motion_table,
@@ -64,7 +74,9 @@ h2 { font-size: 1.25rem; margin-top: 2.4rem; border-bottom: 1px solid #ddd; padd
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.15rem 1.2rem; margin: 0.8rem 0; }
 dt { color: #666; } dd { margin: 0; overflow-wrap: anywhere; }
 nav a { margin-right: 1.1rem; white-space: nowrap; display: inline-block; } a { color: #0058a3; }
-figure { margin: 1.2rem 0; } img { width: 100%; height: auto; border: 1px solid #eee; }
+figure { margin: 1.2rem 0; } img { max-width: 100%; height: auto; border: 1px solid #eee; }
+.notice { border: 2px solid #b03a00; background: #fff1e6; color: #b03a00; font-weight: 600;
+  padding: 0.5rem 0.8rem; }
 figcaption { color: #444; font-size: 0.9rem; margin-bottom: 0.3rem; }
 .table { overflow-x: auto; } .table figcaption { font-weight: 600; color: #1c1c1c; font-size: 1rem; }
 table { border-collapse: collapse; font-size: 0.85rem; line-height: 1.3; }
@@ -85,7 +97,12 @@ $body
 
 
 def write_trial_report(
-    path: str | os.PathLike[str], trial: SpineTrial, links: Mapping[str, str] | None = None
+    path: str | os.PathLike[str],
+    trial: SpineTrial,
+    links: Mapping[str, str] | None = None,
+    *,
+    facts: Mapping[str, str] | None = None,
+    tables: Sequence[Table] = (),
 ) -> None:
     """Writes the report of one trial: quality, curvature, angles, range of motion, errors, tables.
 
@@ -94,28 +111,40 @@ def write_trial_report(
     Args:
         path: of the page.
         links: files that belong to it, such as the viewer's page: words to a path relative to the report's.
+        facts: what else is known of it, such as the subject's height.
+        tables: that go before its own, such as errors against a truth.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
         SimspineError: the file can't be written.
     """
     statistics = gather_statistics([trial])
-    sections = dict(_trial_sections(trial, spine_angles(trial), statistics))
-    facts = {
+    sections = dict(_trial_sections(trial, spine_angles(trial), statistics, tables))
+    names, share = seen_names(trial), back_share(trial)
+    about = {
         "Subject": trial.subject,
         "Action": trial.action,
         "Frames": f"{trial.n_frames} at {trial.rate_hz:g}/s ({trial.n_frames / trial.rate_hz:.1f} s)",
         "Usable": _share(int(trial.usable.sum()), trial.n_frames),
+        "Repaired": f"{_share(int(trial.repaired.sum()), trial.n_frames)}, "
+        f"and {counted(len(trial.gaps_filled), 'short gap')} of markers filled",
         "Cameras": ", ".join(trial.camera_names) or "not stated",
-        "Measured on": trial.source or "source not stated",
+        "Spine keypoints seen": "not stated" if names is None or share is None else spine_words(names, share),
+        **(facts or {}),
+        "Data": trial.source or "source not stated",
     }
-    _write_page(path, f"Spine annotations of {trial.name}", facts, sections, links or {})
+    title = f"Spine annotations of {trial.name}"
+    _write_page(path, title, statistics.notices, about, sections, links or {})
 
 
 def write_set_report(
     path: str | os.PathLike[str],
     trials: Iterable[SpineTrial] | SetStatistics,
     links: Mapping[str, str] | None = None,
+    *,
+    facts: Mapping[str, str] | None = None,
+    tables: Sequence[Table] = (),
+    unverified: bool = False,
 ) -> None:
     """Writes the report of a set: the paper's Figures 3 and 4, errors, validation tables, a row a trial.
 
@@ -123,6 +152,9 @@ def write_set_report(
         path: of the page.
         trials: read once, one at a time; or what `gather_statistics` made of them.
         links: files that belong to it, such as the trials' reports: words to a path relative to the report's.
+        facts: what else is known of it.
+        tables: that go before its own, such as errors against a truth.
+        unverified: whether to show values of the literature that are recalled or without a primary source.
 
     Raises:
         ShapeError: there is no trial.
@@ -131,34 +163,37 @@ def write_set_report(
     """
     statistics = trials if isinstance(trials, SetStatistics) else gather_statistics(trials)
     whole = statistics.whole
-    facts = {
+    about = {
         "Trials": str(whole.n_trials),
         "Subjects": ", ".join(statistics.by_subject),
         "Actions": ", ".join(statistics.by_action),
         "Usable": _share(whole.n_usable, whole.n_frames),
-        "Measured on": statistics.source,
+        **(facts or {}),
+        "Data": statistics.source,
     }
-    _write_page(path, "Validation of spine annotations", facts, dict(_set_sections(statistics)), links or {})
+    sections = dict(_set_sections(statistics, tables, unverified))
+    _write_page(path, "Validation of spine annotations", statistics.notices, about, sections, links or {})
 
 
 def _trial_sections(
-    trial: SpineTrial, angles: SpineAngles, statistics: SetStatistics
+    trial: SpineTrial, angles: SpineAngles, statistics: SetStatistics, more: Sequence[Table]
 ) -> Iterator[tuple[str, str]]:
     source = trial.source or "source not stated"
     curvatures = (angles.lordosis, angles.kyphosis, angles.body_lordosis, angles.body_kyphosis)
-    timeline = _picture(
-        quality_figure(trial), "Faults and repairs over time; a bar is at least a pixel wide.", source
+    text = (
+        "Faults before (light) and after repair (dark), and repairs; a bar is at least a pixel wide. "
+        "Repaired frames have an interpolated pose; a short gap of one marker is filled before any pose."
     )
+    timeline = _picture(quality_figure(trial), text, source)
     events = _html(_events_table(trial.events, source)) if trial.events else _nothing("no events")
     yield "Quality", timeline + events
     if _finite(*curvatures):
-        text = "Cobb angles over time. By keypoints and by bodies are two measures, not one number."
-        yield "Curvature", _picture(curvature_figure(trial, angles), text, source)
+        yield "Curvature", _picture(curvature_figure(trial, angles), f"Over time. {TWO_MEASURES}", source)
     else:
         yield "Curvature", _nothing("no curvature and no keypoints from which it could be computed")
     if _finite(angles.rotations):
         pictures = (
-            _picture(lumbar_figure(trial, angles), "Rotation at each lumbar level over time.", source),
+            _picture(lumbar_figure(trial, angles), "Rotations of the lumbar spine over time.", source),
             _picture(neck_over_time_figure(trial, angles), "Rotation of the neck over time.", source),
         )
         yield "Lumbar and neck angles", "".join(pictures)
@@ -167,29 +202,37 @@ def _trial_sections(
         yield "Lumbar and neck angles", _nothing("no joint angles")
     yield "Reprojection and residuals", _errors(statistics)
     tables = (
-        curvature_table(statistics, "action"), lumbar_motion_table(statistics),
+        *more, curvature_table(statistics, "action"), lumbar_motion_table(statistics),
         flexion_gradient_table(statistics), neck_coverage_table(statistics),
         quality_table(statistics, "action"), reference_table(),
     )  # fmt: skip
     yield "Tables", "".join(map(_html, tables))
 
 
-def _set_sections(statistics: SetStatistics) -> Iterator[tuple[str, str]]:
+def _set_sections(
+    statistics: SetStatistics, more: Sequence[Table], unverified: bool
+) -> Iterator[tuple[str, str]]:
     source = statistics.source
     text = (
-        "Left: lordosis and kyphosis by action. Right: range of motion by lumbar level, measured (solid) "
-        "beside White and Panjabi (dashed). Redrawn for these data after the SIMSPINE paper's Figure 3."
+        f"Left: lordosis and kyphosis by action. {TWO_MEASURES} Right: range of motion by lumbar level, "
+        f"{statistics.how_known} (solid) beside what is known of the literature (dashed). "
+        "Redrawn for these data after the SIMSPINE paper's Figure 3."
     )
-    yield "Thoracolumbar spine", _picture(thoracolumbar_figure(statistics), text, source)
+    drawn = thoracolumbar_figure(statistics, unverified=unverified)
+    yield "Thoracolumbar spine", _picture(drawn, text, source)
     text = "Rotations of the neck by action. Redrawn for these data after the SIMSPINE paper's Figure 4."
-    yield "Cervical spine", _picture(neck_figure(statistics), text, source)
+    yield "Cervical spine", _picture(neck_figure(statistics, unverified=unverified), text, source)
     yield "Reprojection and residuals", _errors(statistics)
-    yield "Tables", "".join(map(_html, validation_tables(statistics)))
+    tables = (*more, *validation_tables(statistics, unverified=unverified))
+    yield "Tables", "".join(map(_html, tables))
     yield "Trials", _html(_trials_table(statistics))
 
 
 def _ranges(statistics: SetStatistics) -> str:
-    text = "Range from the 5th to the 95th percentile (solid) beside White and Panjabi (dashed)."
+    text = (
+        f"Range from the 5th to the 95th percentile, {statistics.how_known} (solid), beside what is known of "
+        "the literature (dashed)."
+    )
     return _picture(lumbar_ranges_figure(statistics), text, statistics.source)
 
 
@@ -208,7 +251,7 @@ def _errors(statistics: SetStatistics) -> str:
         ),
     ):  # fmt: skip
         if any(tally.count for tally in tallies.values()):
-            figure = errors_figure(tallies, title, unit, statistics.source)
+            figure = errors_figure(tallies, title, unit, statistics.source, statistics.notices)
             parts.append(_picture(figure, f"{title}. {text}", statistics.source))
         else:
             parts.append(_nothing(missing))
@@ -232,11 +275,15 @@ def _events_table(events: tuple[QualityEvent, ...], source: str) -> Table:
 def _trials_table(statistics: SetStatistics) -> Table:
     rows = tuple(
         (r.name, r.n_frames, r.n_usable, 100 * r.n_usable / r.n_frames if r.n_frames else None, r.n_repaired,
-         r.n_events, r.source or "not stated")
+         r.n_gaps, r.n_events, None if r.back_seen is None else 100 * r.back_seen, r.source or "not stated")
         for r in statistics.trials
     )  # fmt: skip
-    columns = ("Trial", "Frames", "Usable", "Usable (%)", "Repaired", "Events", "Source")
-    return Table("trials", "Trials", columns, rows, (0, 0, 0, 1, 0, 0, 0), statistics.source)
+    columns = (
+        "Trial", "Frames", "Usable", "Usable (%)", "Repaired", "Gaps of markers filled", "Events",
+        "Back seen (%)", "Source",
+    )  # fmt: skip
+    decimals = (0, 0, 0, 1, 0, 0, 0, 1, 0)
+    return Table("trials", "Trials", columns, rows, decimals, statistics.source, statistics.notices)
 
 
 def _share(part: int, whole: int) -> str:
@@ -259,7 +306,7 @@ def _nothing(what: str) -> str:
 def _picture(figure: Figure, text: str, source: str) -> str:
     data = base64.b64encode(png_bytes(figure)).decode("ascii")
     # The picture itself says where its data come from; so that a search finds it, its description does too.
-    described = html.escape(f"{text} Measured on: {source}")
+    described = html.escape(f"{text} Data: {source}")
     return (
         f"<figure><figcaption>{html.escape(text)}</figcaption>"
         f'<img alt="{described}" src="data:image/png;base64,{data}"></figure>\n'
@@ -269,6 +316,7 @@ def _picture(figure: Figure, text: str, source: str) -> str:
 def _write_page(
     path: str | os.PathLike[str],
     title: str,
+    notices: Sequence[str],
     facts: Mapping[str, str],
     sections: Mapping[str, str],
     links: Mapping[str, str],
@@ -280,7 +328,8 @@ def _write_page(
     )
     names = {name: f"part{i}" for i, name in enumerate(sections)}
     contents = "".join(f'<a href="#{part}">{html.escape(name)}</a>' for name, part in names.items())
-    parts = [f"<dl>{known}</dl>", f"<nav>{beside}</nav>" if beside else "", f"<nav>{contents}</nav>"]
+    told = "".join(f'<p class="notice">{html.escape(notice)}</p>' for notice in notices)
+    parts = [told, f"<dl>{known}</dl>", f"<nav>{beside}</nav>" if beside else "", f"<nav>{contents}</nav>"]
     parts += [f'<h2 id="{names[name]}">{html.escape(name)}</h2>\n{body}' for name, body in sections.items()]
     with atomic_write(path) as file:
         file.write(_PAGE.substitute(title=html.escape(title), body="\n".join(parts)))

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from simspine_jax.annotations import Quality, SpineTrial
+from simspine_jax.annotations import SpineTrial
 from simspine_jax.reference_values import MOTIONS, level_label
 from simspine_jax.skeleton import LUMBAR_LEVELS
-from simspine_jax.statistics import SpineAngles
-from simspine_jax.validation import FAULT_LABELS
+from simspine_jax.statistics import SpineAngles, TrialRow, in_fixed_ratios, notices
+from simspine_jax.validation import FAULT_LABELS, FAULTS, FIXED_RATIOS
 from simspine_jax.viz.figures import COLORS, new_figure, say_nothing, title_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_UNUSABLE = "#D55E00"
+_UNUSABLE, _BEFORE = "#D55E00", "#F2C6A8"
 _LINE = 0.9
 _PIXELS = 800  # of a figure's width in a report, about
 _MARGIN = 0.08  # of the range of usable values, above and below
@@ -39,27 +39,31 @@ def curvature_figure(trial: SpineTrial, angles: SpineAngles) -> Figure:
     """
     panels = {
         f"{name.capitalize()} {span}": {
-            "by keypoints": getattr(angles, name),
-            "by bodies": getattr(angles, f"body_{name}"),
+            "by keypoints\n(as the paper)": getattr(angles, name),
+            f"by bodies{constant}": getattr(angles, f"body_{name}"),
         }
-        for name, span in (("lordosis", "L1-S1"), ("kyphosis", "T3-T12"))
-    }
+        for name, span, constant in (
+            ("lordosis", "L1-S1", ""), ("kyphosis", "T3-T12", "\n(rigid thorax:\nconstant)"),
+        )
+    }  # fmt: skip
     return _over_time(4.6, f"Curvature of {trial.name}", trial, panels)
 
 
 def lumbar_figure(trial: SpineTrial, angles: SpineAngles) -> Figure:
-    """The three rotations of each lumbar level over time.
+    """The three rotations of each lumbar level over time; where all follow one, that one and their sum.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    panels = {
-        f"{MOTIONS[j].capitalize()} ({sign})": {
-            level_label(level): angles.rotations[:, i, j] for i, level in enumerate(LUMBAR_LEVELS)
-        }
-        for j, sign in enumerate(_SIGNS)
-    }
-    return _over_time(6.4, f"Lumbar angles of {trial.name}", trial, panels)
+    title, fixed = f"Lumbar angles of {trial.name}", in_fixed_ratios(angles)
+    panels = {}
+    for j, sign in enumerate(_SIGNS):
+        levels = {level_label(name): angles.rotations[:, i, j] for i, name in enumerate(LUMBAR_LEVELS)}
+        if fixed:
+            first = level_label(LUMBAR_LEVELS[0])
+            levels = {first: levels[first], "all six\ntogether": sum(levels.values())}
+        panels[f"{MOTIONS[j].capitalize()} ({sign})"] = levels
+    return _over_time(6.4, f"{title}. {FIXED_RATIOS}" if fixed else title, trial, panels)
 
 
 def neck_over_time_figure(trial: SpineTrial, angles: SpineAngles) -> Figure:
@@ -77,7 +81,7 @@ def _over_time(
 ) -> Figure:
     """Curves by label in a panel for each title, one above the other."""
     with new_figure(height) as figure:
-        title_figure(figure, title, trial.source or "source not stated")
+        _title(figure, title, trial)
         rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (name, curves) in zip(rows, panels.items(), strict=True):
             _draw_curves(axes, trial, curves)
@@ -87,32 +91,58 @@ def _over_time(
 
 
 def quality_figure(trial: SpineTrial) -> Figure:
-    """A row for each fault and one for repairs: when frames have them.
+    """Two bars for each fault, before and after repair; one for repaired frames, one for gaps of markers.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    flags = list(Quality)
-    with new_figure(2.6) as figure:
+    before, after = trial.faults_before, trial.quality
+    with new_figure(3.0) as figure:
         usable = f"{int(trial.usable.sum())} of {trial.n_frames} frames are usable"
-        title_figure(figure, f"Quality of {trial.name}: {usable}", trial.source or "source not stated")
+        _title(figure, f"Quality of {trial.name}: {usable}", trial)
         axes = figure.subplots()
-        for row, flag in enumerate(flags):
-            color = COLORS[2] if flag == Quality.INTERPOLATED else _UNUSABLE
-            bars = _bars(trial, (trial.quality & np.uint16(flag)) != 0)
-            axes.broken_barh(bars, (row - 0.4, 0.8), facecolor=color, linewidth=0)
-        axes.set_yticks(range(len(flags)), [_row_label(trial, flag) for flag in flags])
-        axes.set_ylim(len(flags) - 0.4, -0.6)
+        labels = []
+        for row, flag in enumerate(FAULTS):
+            found, left = ((flags & np.uint16(flag)) != 0 for flags in (before, after))
+            _draw_bars(axes, trial, found, (row - 0.4, 0.38), _BEFORE)
+            _draw_bars(axes, trial, left, (row + 0.02, 0.38), _UNUSABLE)
+            labels.append(f"{FAULT_LABELS[flag]}: {_percent(found)} before, {_percent(left)} after repair")
+        mended = {
+            "Repaired frames": (trial.repaired, COLORS[2]),
+            "Gap of a marker filled": (_gaps(trial), COLORS[5]),
+        }
+        for name, (frames, color) in mended.items():
+            _draw_bars(axes, trial, frames, (len(labels) - 0.4, 0.8), color)
+            labels.append(f"{name}: {_percent(frames)}")
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set_ylim(len(labels) - 0.4, -0.6)
         _limit_times(axes, trial)
         axes.set_xlabel("Time (s)")
         axes.grid(axis="x", alpha=0.3)
     return figure
 
 
-def _row_label(trial: SpineTrial, flag: Quality) -> str:
-    """Name and share of frames, which bars that are at least a pixel wide don't tell."""
-    count = int(((trial.quality & np.uint16(flag)) != 0).sum())
-    return f"{FAULT_LABELS[flag]}: {100 * count / max(trial.n_frames, 1):.1f} %"
+def _gaps(trial: SpineTrial) -> NDArray[np.bool_]:
+    """[T] frames in which a marker was interpolated."""
+    frames = np.zeros(trial.n_frames, bool)
+    for gap in trial.gaps_filled:
+        frames[gap.first_frame : gap.last_frame + 1] = True
+    return frames
+
+
+def _percent(frames: NDArray[np.bool_]) -> str:
+    """The share of frames, which bars that are at least a pixel wide don't tell."""
+    return f"{100 * frames.sum() / max(len(frames), 1):.1f} %"
+
+
+def _draw_bars(
+    axes: Axes, trial: SpineTrial, frames: NDArray[np.bool_], place: tuple[float, float], color: str
+) -> None:
+    axes.broken_barh(_bars(trial, frames), place, facecolor=color, linewidth=0)
+
+
+def _title(figure: Figure, title: str, trial: SpineTrial) -> None:
+    title_figure(figure, title, trial.source or "source not stated", notices([TrialRow.of(trial)]))
 
 
 def runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from simspine_jax.annotations import SpineTrial
 from simspine_jax.errors import UnknownNameError
 from simspine_jax.io.files import atomic_write
-from simspine_jax.statistics import SetStatistics, gather_statistics
-from simspine_jax.tables import TABLE_FORMATS, format_table
+from simspine_jax.statistics import gather_statistics
+from simspine_jax.tables import TABLE_FORMATS, Table, format_table
 from simspine_jax.validation import validation_tables
 from simspine_jax.viz.figures import (
     FIGURE_FORMATS,
@@ -19,6 +20,9 @@ from simspine_jax.viz.figures import (
     write_figure,
 )
 from simspine_jax.viz.report import write_set_report
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 VALIDATION_FORMATS: tuple[str, ...] = ("html", "png", "svg", "pdf", "txt", "md", "csv", "tex")
 """The report, pictures, and tables."""
@@ -33,6 +37,8 @@ def run_validation(
     out: Path,
     formats: Sequence[str] = DEFAULT_FORMATS,
     progress: Callable[[SpineTrial], None] | None = None,
+    *,
+    unverified: bool = False,
 ) -> list[Path]:
     """Reads the trials once and writes what is asked into a folder; each file is whole or not there.
 
@@ -43,6 +49,7 @@ def run_validation(
         out: the folder; made where it is missing.
         formats: of `VALIDATION_FORMATS`.
         progress: called with each trial when it was read.
+        unverified: whether to show values of the literature that are recalled or without a primary source.
 
     Returns:
         the files in the order in which they were written.
@@ -64,11 +71,12 @@ def run_validation(
     written = []
     if "html" in formats:
         written.append(out / "report.html")
-        write_set_report(written[-1], statistics)
-    written += _write_pictures(statistics, out, pictures)
-    written += _write_tables(
-        statistics, out / "tables", [name for name in dict.fromkeys(formats) if name != "html"]
-    )
+        write_set_report(written[-1], statistics, unverified=unverified)
+    drawn = {name: draw(statistics, unverified=unverified) for name, draw in _FIGURES.items() if pictures}
+    written += _write_pictures(drawn, out, pictures)
+    tables = validation_tables(statistics, unverified=unverified)
+    kinds = [name for name in dict.fromkeys(formats) if name != "html"]
+    written += _write_tables(tables, out / "tables", kinds)
     return written
 
 
@@ -81,19 +89,18 @@ def _watched(
             progress(trial)
 
 
-def _write_pictures(statistics: SetStatistics, out: Path, suffixes: Sequence[str]) -> list[Path]:
+def _write_pictures(drawn: Mapping[str, Figure], out: Path, suffixes: Sequence[str]) -> list[Path]:
     written = []
-    for name, draw in _FIGURES.items() if suffixes else ():
-        figure = draw(statistics)
+    for name, figure in drawn.items():
         for suffix in suffixes:
             written.append(out / f"{name}.{suffix}")
             write_figure(written[-1], figure)
     return written
 
 
-def _write_tables(statistics: SetStatistics, folder: Path, suffixes: Sequence[str]) -> list[Path]:
+def _write_tables(tables: Sequence[Table], folder: Path, suffixes: Sequence[str]) -> list[Path]:
     written = []
-    for table in validation_tables(statistics):
+    for table in tables:
         for suffix in suffixes:
             if suffix in TABLE_FORMATS:
                 written.append(folder / f"{table.name}.{suffix}")

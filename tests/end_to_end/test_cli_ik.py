@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -11,11 +13,12 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import simspine_jax as ssj
-from simspine_jax.cli import main, read_weights
+from simspine_jax.cli import format_trial, main, read_weights
 from simspine_jax.errors import SimspineError
 from simspine_jax.io import MarkerTrajectory, Storage, read_sto, read_trc, write_sto, write_trc
 from simspine_jax.pipeline import LEAST_PADDED_FRAMES, find_trials, padded_size
@@ -147,6 +150,14 @@ def test_names_that_only_one_side_has_are_told(arm_osim, arm_model, write_trial,
     told = capsys.readouterr().out
     assert "in the file but not in the model, ignored: sternum" in told
     assert "in the model but not in the file: humerus.2, hand.2" in told
+    assert "did you mean" not in told
+
+
+def test_a_misspelt_marker_is_told_with_the_one_meant(arm_osim, write_trial, tmp_path, capsys) -> None:
+    path, _ = write_trial("walk")
+    path.write_text(path.read_text().replace("trunk.0", "trnk0"))
+    assert run("ik", "--model", arm_osim, "--markers", path, "--out", tmp_path) == 0
+    assert "  trnk0: did you mean trunk.0?\n" in capsys.readouterr().out
 
 
 def test_times_are_cut(arm_osim, write_trial, tmp_path: Path, capsys) -> None:
@@ -159,6 +170,57 @@ def test_times_are_cut(arm_osim, write_trial, tmp_path: Path, capsys) -> None:
     capsys.readouterr()
     assert run(*words, 5, 6) == 2
     assert "it has 0 to 0.46 s" in capsys.readouterr().err
+    assert run(*words, 1, 0) == 2
+    assert "The times to solve are 1 to 0 s" in capsys.readouterr().err
+
+
+def test_a_setup_tells_what_it_leaves_out_and_names_otherwise(
+    arm_osim, arm_model, write_trial, tmp_path: Path, capsys
+) -> None:
+    path, _ = write_trial("walk")
+    tasks = "".join(
+        f'<IKMarkerTask name="{m}"><weight>1</weight></IKMarkerTask>' for m in arm_model.marker_names
+    )
+    setup = tmp_path / "ik.xml"
+
+    def solve(model: str, markers: str, *more: object) -> tuple[str, str]:
+        setup.write_text(
+            f"<InverseKinematicsTool><IKTaskSet><objects>{tasks}</objects></IKTaskSet><time_range>0 0.2"
+            f"</time_range><model_file>{model}</model_file><marker_file>{markers}</marker_file>"
+            "</InverseKinematicsTool>"
+        )
+        words = ("ik", "--model", arm_osim, "--markers", path, "--setup", setup, "--out", tmp_path / "out")
+        assert run(*words, *more) == 0
+        told = capsys.readouterr()
+        return told.out, told.err
+
+    out, err = solve("../other.osim", "C:\\data\\run.trc")
+    assert "--time, or the setup's time_range, leaves out 13 of the file's 24 frames\n" in out
+    assert f"ik.xml names the model ../other.osim; used is {arm_osim}\n" in err
+    assert f"ik.xml names the marker file C:\\data\\run.trc; used is {path}\n" in err
+    out, err = solve("models/arm.osim", "walk.trc", "--time", 0, 1)
+    assert "leaves out" not in out
+    assert err == ""
+
+
+@pytest.mark.parametrize(("factor", "names"), [(1e3, None), (1e-3, None), (0.01, 3), (10, None)])
+def test_markers_in_other_units_than_the_header_says_are_refused(
+    arm_osim, arm_model, write_trial, tmp_path: Path, capsys, factor: float, names: int | None
+) -> None:
+    path, _ = write_trial("walk", names=arm_model.marker_names[:names])
+    words = ("ik", "--model", arm_osim, "--markers", path, "--out", tmp_path)
+    assert run(*words, "--quiet") == 0
+    right = read_trc(path)
+    centre = right.positions.mean(axis=(0, 1))
+    positions = factor * (right.positions - centre) + centre
+    write_trc(path, MarkerTrajectory(right.names, right.times, positions, RATE_HZ))
+    assert run(*words) == 2
+    told = last_error(capsys)
+    assert "trial walk: walk.trc: its markers lie" in told
+    shown = float(told.partition("a factor of ")[2].partition(";")[0])
+    # The trial's pose is not the default one, and its size differs a little.
+    assert shown == pytest.approx(max(factor, 1 / factor), rel=0.4)
+    assert "correct its Units" in told
 
 
 def test_weights_change_the_result(arm_osim, write_trial, tmp_path: Path, capsys) -> None:
@@ -233,12 +295,89 @@ def test_bad_weights_are_refused(tmp_path: Path, name: str, content: str) -> Non
         (["--model", "none.osim"], "none.osim"),
         (["--model", "none.xml"], "none.xml"),
         (["--markers", "none*.trc"], "holds no marker files"),
+        (["--weights", "trunk0=1"], "did you mean 'trunk.0'? It has: trunk.0"),
     ],
 )
 def test_bad_options_are_refused(arm_osim, write_trial, tmp_path: Path, words, says: str, capsys) -> None:
     path, _ = write_trial("walk")
     assert run("ik", "--model", arm_osim, "--markers", path, "--out", tmp_path / "out", *words) == 2
     assert says in last_error(capsys)
+
+
+def test_an_output_that_is_no_folder_is_refused_before_anything_is_solved(
+    arm_osim, write_trial, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    path, _ = write_trial("walk")
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setattr("simspine_jax.pipeline.run_trials", None)
+    for out in (tmp_path / "file", tmp_path / "file" / "out"):
+        assert run("ik", "--model", arm_osim, "--markers", path, "--out", out) == 2
+        assert str(out) in last_error(capsys)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_an_interrupt_tells_how_far_the_run_is(
+    arm_osim, write_trial, tmp_path: Path, capsys, monkeypatch, force: bool
+) -> None:
+    from simspine_jax.pipeline import run_trials
+
+    def interrupted(loaded, trials, *rest, **more):
+        yield from run_trials(loaded, trials[:2], *rest, **more)
+        raise KeyboardInterrupt
+
+    good, _ = write_trial("a")
+    (good.parent / "b.trc").write_text("")  # fails
+    write_trial("c")
+    monkeypatch.setattr("simspine_jax.pipeline.run_trials", interrupted)
+    words = ["ik", "--model", arm_osim, "--markers", good.parent, "--out", tmp_path / "out"]
+    assert run(*words, *["--force"] * force) == 130
+    again = "the same command without --force" if force else "the same command"
+    told = f"simspine: interrupted: 1 of 3 trials are complete, and {again} continues\n"
+    assert capsys.readouterr().err == told
+
+
+def test_columns_stay_apart_and_the_seconds_say_what_is_in_them() -> None:
+    from simspine_jax.pipeline import MarkerError, TrialResult
+
+    rows = (
+        MarkerError("a long name", 123456.5, 1234567.8, 12345678.9, 100_000),
+        MarkerError("b", 0, 1, 2, 3),
+    )
+    result = TrialResult("walk", Path("out"), 100_000, (), 7, (), rows, (), (), seconds=2.0, compiled=True)
+    first, *table = format_trial(result).splitlines()
+    assert "2.00 s, compiling included" in first
+    assert "50000 frames/s" in format_trial(dataclasses.replace(result, compiled=False))
+    cells = [re.split(r"  +", line.strip()) for line in table]
+    assert cells == [
+        ["marker", "weight", "RMS mm", "max mm", "frames"],
+        ["a long name", "1.235e+05", "1234567.80", "12345678.90", "100000"],
+        ["b", "0", "1.00", "2.00", "3"],
+        ["all of weight > 0", "1234567.80", "12345678.90"],
+    ]
+
+
+def test_the_first_trial_of_a_size_says_that_it_was_compiled(arm_osim, write_trial, tmp_path, capsys) -> None:
+    jax.clear_caches()
+    for i in range(2):
+        path, _ = write_trial(f"trial{i}", seed=i)
+    words = ("ik", "--model", arm_osim, "--markers", path.parent, "--out", tmp_path)
+    assert run(*words) == 0
+    first, second = (line for line in capsys.readouterr().out.splitlines() if line.startswith("trial"))
+    assert "compiling included" in first
+    assert "frames/s" in second
+
+
+def test_the_summary_tells_people_what_was_done(arm_osim, write_trial, tmp_path: Path) -> None:
+    path, _ = write_trial("walk")
+    words = ("ik", "--model", arm_osim, "--markers", path, "--out", tmp_path, "--quiet")
+    assert run(*words, "--weights", "trunk.0=2", "--time", 0.1, 9, "--smooth-velocity", 1e-4) == 0
+    summary = json.loads((tmp_path / "walk" / "summary.json").read_text())
+    assert summary["frames_left_out"] == 5
+    assert summary["provenance"] == {
+        "model": "arm.osim", "marker_set": None, "markers": "walk.trc", "setup": None, "coordinates": None,
+        "weights": {"trunk.0": 2.0}, "first_time_s": 0.1, "last_time_s": 0.46, "smooth_velocity": 1e-4,
+        "smooth_acceleration": 0.0, "precision": 32,
+    }  # fmt: skip
 
 
 def setup_from_file(folder: Path, arm_model: ssj.SpineModel, coordinate_file: str = "") -> Path:
@@ -339,10 +478,11 @@ def test_a_second_run_does_nothing_until_an_input_changes(
     words = ["ik", "--model", arm_osim, "--markers", path, "--out", tmp_path / "out"]
     motion = tmp_path / "out" / "walk" / "walk.mot"
 
-    def again(*more: object) -> bool:
+    def again(*more: object, changed: bool = False) -> bool:
         before = motion.stat().st_mtime_ns if motion.exists() else 0
         assert run(*words, *more) == 0
         told = capsys.readouterr().out
+        assert changed == ("options or inputs changed since the last run: solved anew" in told)
         redone = not motion.exists() or motion.stat().st_mtime_ns != before
         assert redone != ("complete already" in told)
         return redone
@@ -352,17 +492,17 @@ def test_a_second_run_does_nothing_until_an_input_changes(
     assert not again()
     assert again("--force")
     assert contents(tmp_path / "out") == first
-    assert again("--weights", "trunk.0=2")
-    assert again("--precision", 64)
-    assert again("--time", 0, 0.2)
-    assert again()
+    assert again("--weights", "trunk.0=2", changed=True)
+    assert again("--precision", 64, changed=True)
+    assert again("--time", 0, 0.2, changed=True)
+    assert again(changed=True)
     assert contents(tmp_path / "out") == first
     (tmp_path / "out" / "walk" / "walk_ik_marker_errors.sto").unlink()
     assert again()
     (tmp_path / "out" / "walk" / "summary.json").write_text("{}")
     assert again()
     write_trial("walk", seed=1)
-    assert again()
+    assert again(changed=True)
 
 
 def test_the_setup_counts_by_its_content(shared_data: Path, tmp_path: Path, capsys) -> None:

@@ -8,7 +8,7 @@ osim = pytest.importorskip("opensim")
 
 from osim2mjcf import convert  # noqa: E402
 from osim2mjcf import verify as parity  # noqa: E402
-from osim2mjcf.meshes import read_triangles, write_stl  # noqa: E402
+from osim2mjcf.meshes import _note, read_triangles, write_stl  # noqa: E402
 from osim_models import body, joint, offset_frame, save  # noqa: E402
 
 from simspine_jax import assets, errors  # noqa: E402
@@ -141,6 +141,7 @@ def test_vertices_are_where_opensim_has_them(boned, tmp_path):
     ]
     assert description.geometry[0].color == pytest.approx((0.2, 0.4, 0.6, 1.0))
     notes = " ".join(description.notes)
+    assert "1 mesh files that are not in" in notes
     assert "lost.vtp" in notes
     assert "hidden" not in notes
     assert "shapes that are not meshes" in notes
@@ -188,6 +189,16 @@ def drawn_by_mujoco(m, d, geom):
 def test_a_missing_folder_is_an_error(boned, tmp_path):
     with pytest.raises(errors.FileFormatError, match=r"no folder .*nowhere"):
         convert(boned[0], tmp_path / "out", meshes=tmp_path / "nowhere")
+
+
+def test_a_folder_without_any_of_the_meshes_is_an_error(boned, tmp_path):
+    with pytest.raises(errors.FileFormatError, match=r"has none of the model's meshes \(C:.*, bone\.vtp, "):
+        convert(boned[0], tmp_path / "out", meshes=tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_at_most_five_names_are_told():
+    assert _note("are lost", list("abcdefg")) == "7 are lost: a, b, c, d, e and 2 more"
 
 
 def test_every_bone_of_the_spine_model_compiles(spine_osim, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 
 from simspine_jax.annotations import Quality, QualityEvent, SpineTrial
 from simspine_jax.kinematics.curvature import VERTEBRAL_LEVELS
-from simspine_jax.skeleton import AXIS_NAMES, N_KEYPOINTS
+from simspine_jax.skeleton import AXIS_NAMES, KEYPOINT_NAMES, N_KEYPOINTS
 
 CAMERAS = ("left", "right")
 MARKERS = ("C7", "Hip", "never")
@@ -28,6 +28,7 @@ def make_trial(subject: str = "S1", action: str = "Walking 1", n_frames: int = 4
         "keypoints": random.normal(0.0, 0.3, (n_frames, N_KEYPOINTS, 3)),
         "coordinates": random.normal(0.0, 0.1, (n_frames, len(AXIS_NAMES))),
         "quality": quality,
+        "triangulated": random.normal(0.0, 0.3, (n_frames, N_KEYPOINTS, 3)),
         "camera_names": CAMERAS,
         "reprojection_px": np.abs(random.normal(0.0, 5.0, (n_frames, len(CAMERAS), N_KEYPOINTS))),
         "marker_names": MARKERS,
@@ -61,6 +62,13 @@ def lost_trial() -> SpineTrial:
         "S9", "Posing", full.times, 50.0, np.full_like(full.keypoints, np.nan),
         np.full_like(full.coordinates, np.nan), np.full(full.n_frames, Quality.NO_POSE, np.uint16),
     )  # fmt: skip
+
+
+def unseen_trial(**changes) -> SpineTrial:
+    """No keypoint between hips and neck in any frame."""
+    seen = np.array(make_trial().triangulated)
+    seen[:, [i for i, name in enumerate(KEYPOINT_NAMES) if name.startswith("spine_")]] = np.nan
+    return make_trial(**({"triangulated": seen} | changes))
 
 
 def make_set() -> list[SpineTrial]:

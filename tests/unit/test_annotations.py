@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simspine_jax.annotations import N_LEVELS, Quality, QualityEvent, SpineTrial
+from simspine_jax.annotations import N_LEVELS, SPINE_IDS, UNSEEN, Quality, QualityEvent, SpineTrial
 from simspine_jax.errors import ShapeError
+from simspine_jax.skeleton import KEYPOINT_NAMES
 
 
 def trial(n_frames: int = 4, **changes: Any) -> SpineTrial:
@@ -102,3 +103,27 @@ def test_a_trial_can_be_changed_in_one_place() -> None:
     assert record.events[0].value == 52.0
     assert record.lordosis is not None
     np.testing.assert_array_equal(record.keypoints, trial().keypoints)
+
+
+def test_what_was_seen_of_the_spine_is_in_points_or_targets() -> None:
+    assert [KEYPOINT_NAMES[i] for i in SPINE_IDS] == [
+        "hip", "spine_01", "spine_02", "spine_03", "spine_04", "spine_05", "neck", "neck_02", "neck_03",
+    ]  # fmt: skip
+    assert trial().spine_seen is None
+    assert trial().back_seen is None
+    points = np.full((4, 37, 3), np.nan)
+    points[1:, KEYPOINT_NAMES.index("neck")] = 0
+    points[3, KEYPOINT_NAMES.index("spine_04")] = 0
+    seen = trial(triangulated=points)
+    assert seen.spine_seen is not None
+    assert np.argwhere(seen.spine_seen).tolist() == [[1, 6], [2, 6], [3, 4], [3, 6]]
+    np.testing.assert_array_equal(seen.back_seen, [False, False, False, True])
+    residuals = np.full((4, 2), np.nan)
+    residuals[2, 1] = 0.01
+    markers = trial(marker_names=("Head", "Spine_01"), residuals=residuals, triangulated=points)
+    np.testing.assert_array_equal(markers.back_seen, [False, False, True, True])
+
+
+def test_a_source_that_says_so_stands_for_a_spine_that_was_not_seen() -> None:
+    np.testing.assert_array_equal(trial(source=f"a.h5 ({UNSEEN})").back_seen, [False] * 4)
+    assert trial(source="a.h5").back_seen is None

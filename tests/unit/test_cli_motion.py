@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from simspine_jax.cli import main
+from simspine_jax.cli import build_parser, main
 from simspine_jax.io import Storage, read_sto, read_trc, write_sto
 
 TIMES = (0.0, 0.02, 0.04)
@@ -66,6 +68,47 @@ def test_convert_refuses_what_is_no_model(content: bytes, tmp_path: Path, capsys
     assert not list((tmp_path / "out").glob("*"))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("walk.trc", "PathFileType\t4\t<x>\n", "it is a marker file"),
+        ("walk.mot", "inDegrees=yes\nendheader\n", "it is a motion"),
+        ("README.md", "# Model\n", "it is no XML"),
+        ("ik.osim", "<InverseKinematicsTool/>", "it is an inverse kinematics setup"),
+        ("scale.xml", "<OpenSimDocument><ScaleTool/></OpenSimDocument>", "it is a scale setup"),
+        ("page.osim", "<html><body/></html>", "it is XML (html)"),
+    ],
+)
+def test_convert_says_what_a_file_is(name: str, content: str, says: str, tmp_path: Path, capsys) -> None:
+    (tmp_path / name).write_text(content)
+    assert run("convert", tmp_path / name, "-o", tmp_path / "out") == 2
+    told = one_line(capsys)
+    assert f"{name} is not an OpenSim model: {says}" in told
+    assert "valid is a model's .osim file" in told
+
+
+def test_output_names_of_other_formats_are_refused(arm: Path, arm_osim: Path, swing: Path, capsys) -> None:
+    for words, says in (
+        (("convert", arm_osim, "-o", "arm.mjcf"), "valid is arm.xml"),
+        (("fk", "--model", arm, "--motion", swing, "-o", "x.csv"), "ends in .trc"),
+        (("view", "--model", arm, "-o", "x.png"), "ends in .html"),
+        (("convert", arm_osim, "-o", "out", "--poses", "3"), "no effect without --verify"),
+    ):
+        assert run(*words) == 2
+        assert says in one_line(capsys)
+
+
+def test_convert_takes_a_marker_set_by_either_name(arm_osim: Path, tmp_path: Path) -> None:
+    from simspine_jax.io import MarkerDefinition, write_marker_set
+    from simspine_jax.io.sidecar import read_sidecar
+
+    write_marker_set(tmp_path / "set.xml", [MarkerDefinition("tip", "hand", (0.0, -0.1, 0.0))])
+    for option, out in (("--markers", "-o"), ("--marker-set", "--out")):
+        assert run("convert", arm_osim, option, tmp_path / "set.xml", out, tmp_path / option[2:]) == 0
+        description = read_sidecar(tmp_path / option[2:] / "arm.json")
+        assert [marker.name for marker in description.markers] == ["tip"]
+
+
 def test_convert_names_a_missing_file(tmp_path: Path, capsys) -> None:
     assert run("convert", tmp_path / "none.osim", "-o", tmp_path) == 2
     assert "There is no file" in one_line(capsys)
@@ -92,7 +135,7 @@ def test_fk_writes_markers_in_either_unit(
 
 def test_fk_says_what_it_ignores_and_assumes(arm: Path, write_mot, tmp_path: Path, capsys) -> None:
     path = write_mot(elbow=(0.0, 10.0, 20.0), wrist=(0.1, 0.0, 0.0), force=(1.0, 2.0, 3.0))
-    assert run("fk", "--model", arm, "--motion", path, "-o", tmp_path / "out.trc") == 0
+    assert run("fk", "--model", arm, "--motion", path, "-o", tmp_path / "out.trc", "--partial") == 0
     notes = capsys.readouterr().err.splitlines()
     assert len(notes) == 3
     assert "1 columns are no coordinates" in notes[0]
@@ -104,9 +147,9 @@ def test_fk_says_what_it_ignores_and_assumes(arm: Path, write_mot, tmp_path: Pat
 
 def test_fk_reads_opensim_4_paths(arm: Path, write_mot, tmp_path: Path) -> None:
     short = write_mot(elbow=(0.0, 10.0, 20.0))
-    run("fk", "--model", arm, "--motion", short, "-o", tmp_path / "short.trc")
+    run("fk", "--model", arm, "--motion", short, "-o", tmp_path / "short.trc", "--partial")
     path = write_mot(**{"/jointset/radius_joint/elbow/value": (0.0, 10.0, 20.0)})
-    run("fk", "--model", arm, "--motion", path, "-o", tmp_path / "path.trc")
+    run("fk", "--model", arm, "--motion", path, "-o", tmp_path / "path.trc", "--partial")
     a, b = read_trc(tmp_path / "short.trc"), read_trc(tmp_path / "path.trc")
     assert np.array_equal(a.positions, b.positions)
 
@@ -115,7 +158,7 @@ def test_fk_asks_for_the_angles_unit_where_the_header_lacks_it(
     arm: Path, write_mot, tmp_path, capsys
 ) -> None:
     path, out = write_mot(in_degrees=None, elbow=(0.0, 0.5, 1.0)), tmp_path / "out.trc"
-    words = ("fk", "--model", arm, "--motion", path, "-o", out)
+    words = ("fk", "--model", arm, "--motion", path, "-o", out, "--partial")
     assert run(*words) == 2
     assert "--in-degrees yes or no" in one_line(capsys)
     apart = {}
@@ -128,7 +171,7 @@ def test_fk_asks_for_the_angles_unit_where_the_header_lacks_it(
 
 def test_fk_gives_frames_with_nan_no_markers(arm: Path, write_mot, tmp_path: Path) -> None:
     path = write_mot(elbow=(0.0, float("nan"), 20.0))
-    assert run("fk", "--model", arm, "--motion", path, "-o", tmp_path / "out.trc") == 0
+    assert run("fk", "--model", arm, "--motion", path, "-o", tmp_path / "out.trc", "--partial") == 0
     present = read_trc(tmp_path / "out.trc").present
     assert present.all(axis=1).tolist() == [True, False, True]
 
@@ -140,6 +183,7 @@ def test_fk_gives_frames_with_nan_no_markers(arm: Path, write_mot, tmp_path: Pat
         ("", "empty"),
         ("endheader\ntime\tknee\n0\t1\n", "'knee'"),
         ("inDegrees=yes\nendheader\ntime\telbow\n0\tten\n", "'ten'"),
+        ("inDegrees=yes\nendheader\ntime\telbow\n0\t1\n", "lacks 7 of the 8 free coordinates"),
     ],
 )
 def test_fk_refuses_bad_motions(arm: Path, content: str | None, says: str, tmp_path: Path, capsys) -> None:
@@ -213,7 +257,7 @@ def test_a_motion_without_any_pose_is_refused(arm: Path, write_mot, tmp_path: Pa
         ("motion", path, "-o", tmp_path / "o.npz"),
         ("fk", "--motion", path, "-o", tmp_path / "o.trc"),
     ):
-        assert run(words[0], "--model", arm, *words[1:]) == 2
+        assert run(words[0], "--model", arm, *words[1:], "--partial") == 2
         assert "no frame" in one_line(capsys)
 
 
@@ -245,6 +289,62 @@ def test_wrong_arguments_exit_with_2(words: list[str], capsys) -> None:
         main(words)
     assert stop.value.code == 2
     assert "error:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["-o", "--out", "--output"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("convert", "m"),
+        ("ik", "--model", "m", "--markers", "t"),
+        ("fk", "--model", "m", "--motion", "t"),
+        ("motion", "--model", "m", "t"),
+        ("view", "--model", "m"),
+        ("simulate",),
+        ("validate", "m"),
+        ("demo",),
+    ],
+    ids=lambda words: words[0],
+)
+def test_every_command_takes_the_output_by_the_same_names(words: tuple[str, ...], option: str) -> None:
+    assert build_parser().parse_args([*words, option, "there"]).out == Path("there")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("convert", "m", "-o", "o", "--verfy"), "unrecognized argument --verfy; did you mean --verify?"),
+        (("ik", "--modle", "m"), "unrecognized argument --modle; did you mean --model?"),
+        (("ik", "--modle=m"), "unrecognized argument --modle; did you mean --model?"),
+        (("demo", "--xyz"), "unrecognized argument --xyz\n"),
+        (("demo", "more"), "unrecognized argument more\n"),
+    ],
+)
+def test_a_wrong_option_is_named_with_the_commands_usage(words: tuple[str, ...], says: str, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(words)
+    told = capsys.readouterr().err
+    assert told.startswith(f"usage: simspine {words[0]} [-h]")
+    assert f"simspine {words[0]}: error: {says}" in told
+
+
+def test_an_interrupted_process_ends_although_a_thread_works_on() -> None:
+    """As XLA's threads do, for which Python would wait."""
+    script = """
+import argparse, threading, time
+from simspine_jax import cli
+
+def run(arguments):
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    raise KeyboardInterrupt("1 of 2 trials are complete")
+
+cli.build_parser = lambda: argparse.ArgumentParser()
+argparse.ArgumentParser.parse_args = lambda self, words: argparse.Namespace(run=run)
+cli.main()
+"""
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert child.returncode == 130
+    assert child.stderr == "simspine: interrupted: 1 of 2 trials are complete\n"
 
 
 def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path) -> None:

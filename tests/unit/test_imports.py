@@ -25,7 +25,7 @@ RANKS = {
     "geometry": 3,
     "signal": 3,
     "solvers": 3,
-    "datasets": 3,
+    "datasets": 6,
     "annotations": 3,
     "tables": 1,
     "reference_values": 1,
@@ -49,6 +49,7 @@ RANKS = {
     "pipeline": 9,
     "viz": 10,
     "demo": 11,
+    "cli_parsing": 1,
     "cli_simulation": 11,
     "cli": 12,
 }

@@ -6,7 +6,7 @@ import pytest
 
 from simspine_jax.errors import FileFormatError, SimspineError
 from simspine_jax.io.cells import parse_number, parse_row
-from simspine_jax.io.files import atomic_write, place, read_text
+from simspine_jax.io.files import atomic_write, make_folder, place, read_text
 
 
 def test_atomic_write_makes_folders_and_leaves_only_the_file(tmp_path: Path) -> None:
@@ -54,6 +54,16 @@ def test_atomic_write_refuses_folders_and_files_as_parents(tmp_path: Path) -> No
         with pytest.raises(SimspineError, match="valid is"), atomic_write(path):
             pass
     assert [item.name for item in tmp_path.iterdir()] == ["file"]
+
+
+def test_make_folder_refuses_what_can_be_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(SimspineError, match="valid is"):
+            make_folder(path)
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_twenty_five_keypoints_need_a_name(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match="25 keypoints where HALPE_26 has another number"):
         read_openpose_folder(tmp_path, schema="HALPE_26")
     with pytest.raises(
-        UnknownNameError, match="Schema 'BODY' is not in the vocabulary; it has: SPINETRACK_37"
+        UnknownNameError, match=r"Schema 'BODY' is not in the vocabulary; .* has: SPINETRACK_37"
     ):
         read_openpose_folder(tmp_path, schema="BODY")
 
@@ -225,7 +225,7 @@ def test_selection_reorders_and_names_what_is_valid() -> None:
     whole = clip()
     few = whole.select(["LHip", "Nose"])
     np.testing.assert_array_equal(few.positions, whole.positions[:, :, [11, 0]])
-    with pytest.raises(UnknownNameError, match="Keypoint 'Hip' is not in the keypoints; it has: Nose"):
+    with pytest.raises(UnknownNameError, match=r"Keypoint 'Hip' is not in the keypoints; .* has: Nose"):
         whole.select(["Hip"])
 
 

@@ -79,7 +79,7 @@ def test_units_become_metres(read: Reader, unit: str, metres: float) -> None:
         (HEADER + ROWS).replace("\t100\t", "\t 100 \t"),
         HEADER + ROWS.rstrip("\n"),
         HEADER + ROWS + "\n\t\t\t\n\n",
-        HEADER.replace("60\t60\t3\t2", "60\t60\t999\t1000000000") + ROWS,
+        HEADER.replace("60\t60\t3\t2", "60\t60\t1\t1000000000") + ROWS,
         HEADER.replace("mm\t60", "mm   60") + ROWS,
         HEADER.replace("Frame#\tTime\tC7\t\t\tLeft heel\t\t", "Frame #\tTimes\tC7\tLeft heel") + ROWS,
         HEADER.replace("PathFileType\t4\t(X/Y/Z)\t", "PathFileType  4\t(X/Y/Z) ") + ROWS,
@@ -107,6 +107,15 @@ def test_variants_read_alike(read: Reader, content: str) -> None:
     assert clip.rate == expected.rate
     np.testing.assert_array_equal(clip.times, expected.times)
     np.testing.assert_array_equal(clip.positions, expected.positions)
+
+
+def test_a_file_that_was_cut_off_is_refused(read: Reader) -> None:
+    whole = "".join(f"{i}\t{i / 60}\t1\t2\t3\t4\t5\t6\n" for i in range(151))
+    head = HEADER.replace("60\t60\t3\t2", "60\t60\t151\t2")
+    assert read(head + whole).n_frames == 151
+    cut = "".join(whole.splitlines(keepends=True)[:34])
+    with pytest.raises(FileFormatError, match=r"walk\.trc:3: NumFrames is 151 and 34 rows .*; valid is"):
+        read(head + cut)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +226,8 @@ def test_files_that_end_in_the_header_are_refused(read: Reader, n_lines: int) ->
 )
 def test_rate_is_the_one_of_the_times(read: Reader, declared: float, times: tuple, rate: float) -> None:
     rows = "".join(f"{i}\t{time}\t1\t2\t3\t4\t5\t6\n" for i, time in enumerate(times))
-    assert read(HEADER.replace("60\t60", f"{declared}\t60") + rows).rate == pytest.approx(rate)
+    head = HEADER.replace("60\t60\t3", f"{declared}\t60\t{len(times)}")
+    assert read(head + rows).rate == pytest.approx(rate)
 
 
 def test_select_keeps_the_order_asked_for(read: Reader) -> None:

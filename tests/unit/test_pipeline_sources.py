@@ -13,7 +13,14 @@ import pytest
 from spine_trials import make_trial
 
 from simspine_jax.cli import build_parser
-from simspine_jax.cli_simulation import check_arguments, coupled_poses, read_options, read_sources, validate
+from simspine_jax.cli_simulation import (
+    check_arguments,
+    coupled_poses,
+    read_options,
+    read_sources,
+    simulate,
+    validate,
+)
 from simspine_jax.errors import MissingDependencyError, SimspineError, UnknownNameError
 from simspine_jax.geometry.cameras import Cameras
 from simspine_jax.io import MarkerTrajectory, write_trc
@@ -307,6 +314,17 @@ def test_options_without_effect_are_refused(mode, option) -> None:
     check_arguments(parsed(*mode))
     with pytest.raises(SimspineError, match=f"^{option[0]} has no effect"):
         check_arguments(parsed(*mode, *option))
+
+
+def test_a_schema_that_does_not_exist_is_refused_with_any_keypoints() -> None:
+    with pytest.raises(UnknownNameError, match=r"Schema 'BODY_25b' .*; did you mean 'BODY_25B'"):
+        check_arguments(parsed(*FILES, "--schema", "BODY_25b"))
+
+
+def test_a_model_without_the_spine_is_refused_with_what_it_must_have(arm_osim: Path, tmp_path: Path) -> None:
+    words = ("simulate", "--markers", "m.trc", "--model", str(arm_osim), "--out", str(tmp_path))
+    with pytest.raises(SimspineError, match=r"lacks the bodies sacrum, .*; valid is a model with .*head"):
+        simulate(build_parser().parse_args(words), bars=None, note=None)
 
 
 @pytest.mark.parametrize(("option", "package"), [("--report", "matplotlib"), ("--html", "viser")])

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from simspine_jax.annotations import GAP_FILLED
 from simspine_jax.capture import make_rig
 from simspine_jax.errors import SimspineError, UnknownNameError
 from simspine_jax.io import MarkerTrajectory
+from simspine_jax.kinematics.forward import forward_kinematics
 from simspine_jax.pipeline.official import CHAIN, blend_chain
-from simspine_jax.pipeline.options import PRESETS, preset
+from simspine_jax.pipeline.options import PRESETS, SimulationOptions, preset
 from simspine_jax.pipeline.solving import REACH_FRAMES, Motion, _cut, _keep, overlap_frames
 from simspine_jax.pipeline.sources import exact_pictures
-from simspine_jax.pipeline.stages import TrialInput, Views, clean, find_points, whole_frames
+from simspine_jax.pipeline.stages import (
+    Points,
+    TrialInput,
+    Views,
+    clean,
+    find_points,
+    find_size,
+    whole_frames,
+)
 from simspine_jax.skeleton import KEYPOINT_NAMES, OFFICIAL_MARKER_WEIGHTS, TRC_NAMES
 
 CHAIN_IDS = [KEYPOINT_NAMES.index(name) for name in CHAIN]
@@ -119,6 +131,34 @@ def test_what_is_merged_is_in_the_frame_and_on_the_clock_of_the_markers() -> Non
     order = [found.names.index(name) for name in TRC_NAMES]
     np.testing.assert_allclose(found.positions[20][order], turned[20], atol=1e-6)
     assert not found.optical  # the spine is the detector's
+
+
+def test_short_gaps_of_a_marker_are_told_and_are_no_repairs() -> None:
+    points = moving_points()
+    cameras, times = make_rig(0), np.arange(len(points)) / 50
+    seen = np.ones((len(points), 4, 37))
+    seen[5:8, 1:, 0] = np.nan
+    views = Views(cameras, exact_pictures(cameras, points), seen)
+    found = find_points(TrialInput("A", times, 50.0, views), PRESETS["simspine"])
+    (event,) = found.events
+    assert (event.what, event.reason, event.outcome) == ("Nose", GAP_FILLED, "noted")
+    assert np.isfinite(found.positions).all()
+
+
+def test_a_size_says_how_it_is_known(spine_model) -> None:
+    pose = np.asarray(forward_kinematics(spine_model, spine_model.default_q[None]).markers)
+    markers = np.repeat(pose, 4, axis=0)
+    points = Points(spine_model.marker_names, np.arange(4) / 50, 50.0, markers, np.ones(markers.shape[:2]))
+
+    def known(options: SimulationOptions, **given: float) -> tuple[str, str]:
+        size = find_size(spine_model, [points], options, **given)
+        return size.height_from, size.mass_from
+
+    plain, official = PRESETS["simspine"], PRESETS["official"]
+    assert known(plain) == ("estimated from proportions", "estimated from the height alone")
+    assert known(plain, height_m=1.8, mass_kg=80.0) == ("given", "given")
+    assert known(official) == ("estimated from proportions", "the preset's")
+    assert known(dataclasses.replace(plain, scale=False), height_m=1.8) == ("given", "the model's")
 
 
 def test_long_gaps_stay_and_are_told() -> None:

@@ -72,7 +72,9 @@ def test_names_translate_both_ways():
         assert skeleton.trc_name(name) == trc
         assert skeleton.keypoint_name(trc) == name
     assert skeleton.trc_name("left_big_toe") == "LBigToe"
-    with pytest.raises(UnknownNameError, match="Keypoint 'LShoulder' is not in the vocabulary; it has: nose"):
+    with pytest.raises(
+        UnknownNameError, match=r"Keypoint 'LShoulder' is not in the vocabulary; .* has: nose"
+    ):
         skeleton.trc_name("LShoulder")
     with pytest.raises(UnknownNameError, match="Marker 'C7' is not in the vocabulary; it has: Nose"):
         skeleton.keypoint_name("C7")

@@ -16,19 +16,32 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spine_trials import CAMERAS, MARKERS, bare_trial, lost_trial, make_set, make_trial
+from spine_trials import CAMERAS, MARKERS, bare_trial, lost_trial, make_set, make_trial, unseen_trial
 
 from simspine_jax import expand_coordinates
 from simspine_jax import reference_values as reference
-from simspine_jax.annotations import Quality, SpineTrial
+from simspine_jax.annotations import GAP_FILLED, REASONS, Quality, QualityEvent, SpineTrial
 from simspine_jax.capture import capture_trial, make_subject
 from simspine_jax.errors import ShapeError, UnknownNameError
 from simspine_jax.kinematics.curvature import VERTEBRAL_LEVELS, keypoint_curvature
 from simspine_jax.reference_values import MOTIONS, level_label
 from simspine_jax.skeleton import AXIS_NAMES, LUMBAR_LEVELS, LUMBAR_MOTIONS
-from simspine_jax.statistics import BIN, Tally, action_name, gather_statistics, spine_angles
+from simspine_jax.statistics import (
+    BIN,
+    SYNTHETIC_NOTICE,
+    UNSEEN_NOTICE,
+    Tally,
+    action_name,
+    back_share,
+    gather_statistics,
+    in_fixed_ratios,
+    seen_names,
+    spine_angles,
+    spine_words,
+)
 from simspine_jax.tables import TABLE_FORMATS, Table, format_table
 from simspine_jax.validation import (
+    FIXED_RATIOS,
     curvature_table,
     flexion_gradient_table,
     lumbar_motion_table,
@@ -36,6 +49,7 @@ from simspine_jax.validation import (
     neck_table,
     quality_table,
     reference_table,
+    truth_table,
     validation_tables,
 )
 
@@ -173,7 +187,7 @@ def test_frames_that_are_not_usable_change_nothing(trials, statistics):
 
 
 def test_lumbar_ranges_are_numpys_percentiles(trials, statistics):
-    table = lumbar_motion_table(statistics)
+    table = lumbar_motion_table(statistics, unverified=True)
     assert len(table.rows) == 18
     for row in table.rows:
         cells = dict(zip(table.columns, row, strict=True))
@@ -191,13 +205,13 @@ def test_lumbar_ranges_are_numpys_percentiles(trials, statistics):
         assert mean == pytest.approx(np.mean(subjects), abs=2 * HALF_BIN)
         one_side = cells["Motion"] != "flexion/extension"
         assert cells["Compared (°)"] == pytest.approx(cells["5 to 95 % (°)"] / (2 if one_side else 1))
-        assert cells["It counts"] == ("one side" if one_side else "whole arc")
+        assert cells["Arc compared"] == ("one side" if one_side else "whole arc")
         known = reference.LUMBAR_ROM[level, cells["Motion"]]
         assert (cells["Reference (°)"], cells["Status of reference"]) == (known.degrees[0], known.status)
 
 
 def test_shares_add_up_to_a_hundred(statistics):
-    table = flexion_gradient_table(statistics)
+    table = flexion_gradient_table(statistics, unverified=True)
     ranges = np.array(column(table, "5 to 95 % (°)"))
     np.testing.assert_allclose(column(table, "Share (%)"), 100 * ranges / ranges.sum())
     for name in ("Reference share (%)", "Share by the model's couplers (%)"):
@@ -207,7 +221,7 @@ def test_shares_add_up_to_a_hundred(statistics):
 
 
 def test_the_neck_is_numpys(trials, statistics):
-    table, coverage = neck_table(statistics), neck_coverage_table(statistics)
+    table, coverage = neck_table(statistics), neck_coverage_table(statistics, unverified=True)
     sitting = [t for t in trials if t.action == "Sitting"]
     row = dict(zip(table.columns, table.rows[1], strict=True))
     assert row["Action"] == "Sitting"
@@ -219,7 +233,7 @@ def test_the_neck_is_numpys(trials, statistics):
         whole = np.ptp(usable(trials, "vertebral_rotations", (6, i))) / sides
         cells = dict(zip(coverage.columns, coverage.rows[i], strict=True))
         assert cells["Min to max (°)"] == pytest.approx(whole, abs=ROUNDING)
-        assert cells["Min to max of it (%)"] == pytest.approx(100 * whole / cells["Reference (°)"])
+        assert cells["Min to max of reference (%)"] == pytest.approx(100 * whole / cells["Reference (°)"])
 
 
 def test_quality_counts_frames_and_faults(trials, statistics):
@@ -231,7 +245,8 @@ def test_quality_counts_frames_and_faults(trials, statistics):
     assert row["Usable"] == sum(sum(Quality(int(q)).usable for q in t.quality) for t in walking)
     assert row["Usable (%)"] == pytest.approx(100 * row["Usable"] / frames)
     # Five frames with one fault and one of them with another, two repaired, in each of six trials.
-    assert (row["Marker residual"], row["Curvature"], row["Repaired"], row["No pose"]) == (30, 6, 12, 0)
+    names = ("Marker residual: after", "Curvature: after", "Repaired", "No pose: after")
+    assert [row[name] for name in names] == [30, 6, 12, 0]
     assert table.rows[-1][:3] == ("All", 12, sum(t.n_frames for t in trials))
 
 
@@ -301,7 +316,7 @@ def test_synthetic_truth_comes_out(spine_model):
     (row,) = curvature_table(statistics, "subject").rows
     truth = [c.curvature.lordosis, c.body_curvature.lordosis, c.curvature.kyphosis, c.body_curvature.kyphosis]
     expected = [of(np.rad2deg(angle)) for angle in truth for of in (np.mean, np.std)]
-    np.testing.assert_allclose(row[2:], expected, atol=1e-5)
+    np.testing.assert_allclose(row[2:-1], expected, atol=1e-5)
     gradient = flexion_gradient_table(statistics)
     # Ranges of a degree or two, each right to a bin.
     np.testing.assert_allclose(
@@ -342,14 +357,123 @@ def test_many_sources_are_counted():
 
 def test_references_never_stand_without_their_status(statistics):
     words = [word for value in reference.ALL for word in (value.status.split(":")[0],)]
-    for table in (lumbar_motion_table(statistics), flexion_gradient_table(statistics),
-                  neck_coverage_table(statistics), reference_table()):  # fmt: skip
-        status = next(i for i, name in enumerate(table.columns) if name.startswith("Status"))
-        assert all(any(word in str(row[status]) for word in words) for row in table.rows)
-    for table in (curvature_table(statistics, "action"), neck_table(statistics)):
-        cited = [note for note in table.notes if note.startswith("Reference")]
+    tables = {table.name: table for table in validation_tables(statistics, unverified=True)}
+    for name in ("lumbar_range_of_motion", "lumbar_flexion_gradient", "neck_coverage", "reference_values"):
+        status = next(i for i, name in enumerate(tables[name].columns) if name.startswith("Status"))
+        assert all(any(word in str(row[status]) for word in words) for row in tables[name].rows)
+    for name in ("curvature_by_action", "neck_range_by_action"):
+        cited = [note for note in tables[name].notes if note.startswith("Reference")]
         assert len(cited) >= 3
         assert all(any(word in note for word in words) for note in cited)
+
+
+def test_recalled_values_and_those_without_a_primary_source_are_left_out(statistics):
+    """Where nothing is left, the table says so; what is sound stays."""
+    hidden = [value for value in reference.ALL if not value.is_sound]
+    assert {value.status for value in hidden} == {
+        reference.RECALLED, reference.SECONDARY_PAGE, reference.SECONDARY,
+    }  # fmt: skip
+    for table in validation_tables(statistics):
+        text = format_table(table, "csv")
+        for words in ("recalled, unverified", "mitchmedical", "42 intact", "Lin et al.", "Fon, Pitt"):
+            assert words not in text, (table.name, words)
+    motion = lumbar_motion_table(statistics)
+    shown = dict(zip(column(motion, "Motion"), column(motion, "Status of reference"), strict=True))
+    assert shown["flexion/extension"] == shown["lateral bending"] == reference.NONE_SOUND
+    assert column(motion, "Reference (°)")[:6] == [None] * 6
+    assert column(motion, "Reference (°)")[12:] == [1, 2, 2, 2, 2, None]  # rotation; T12-L1 is recalled
+    gradient = flexion_gradient_table(statistics)
+    assert set(column(gradient, "Status of reference")) == {reference.NONE_SOUND}
+    assert all(math.isnan(share) for share in column(gradient, "Reference share (%)"))
+    coverage = neck_coverage_table(statistics)
+    assert column(coverage, "Status of reference")[2] == reference.NONE_SOUND
+    assert len(reference_table().rows) + len(hidden) == len(reference_table(unverified=True).rows)
+
+
+# --- what the values come from ---
+
+
+def test_a_spine_that_nobody_saw_is_told_in_every_table():
+    seen, unseen = make_trial(), unseen_trial(action="Sitting")
+    statistics = gather_statistics([unseen])
+    assert statistics.notices == (UNSEEN_NOTICE,)
+    assert statistics.how_known == "by the model's prior"
+    for table in validation_tables(statistics)[:-1]:
+        assert UNSEEN_NOTICE in table.notes, table.name
+    assert column(curvature_table(statistics, "action"), "Back seen (%)") == [0.0]
+    both = gather_statistics([seen, unseen])
+    (notice,) = both.notices
+    assert notice.startswith("1 of 2 trials show no keypoint between hips and neck")
+    assert both.how_known == "measured"
+    shares = column(curvature_table(both, "action"), "Back seen (%)")
+    assert shares[:2] == [0.0, 100.0]
+    assert gather_statistics([seen]).notices == ()
+    released = gather_statistics([bare_trial()])  # which doesn't say what was seen
+    assert released.notices == ()
+    assert math.isnan(column(curvature_table(released, "action"), "Back seen (%)")[0])
+
+
+def test_body_markers_count_as_seen_and_a_share_is_told():
+    residuals = np.full((40, 2), 0.01)
+    residuals[:10] = np.nan
+    trial = make_trial(triangulated=None, marker_names=("Spine_02", "Neck"), residuals=residuals)
+    assert seen_names(trial) == ("Spine_02", "Neck")
+    assert back_share(trial) == 0.75
+    words = spine_words(("Spine_02", "Neck"), 0.75)
+    assert words.startswith("2 of 9 (Spine_02, Neck); in 25.0 % of frames none between hips and neck: there")
+    assert "come from the model and its prior, not from the pictures" in spine_words((), 0.0)
+    assert "prior" not in spine_words(("Hip",) * 9, 1.0)
+
+
+def test_synthetic_trials_are_told_from_others():
+    synthetic = make_trial(source="synthetic capture: S1, Walking, seed 0")
+    statistics = gather_statistics([synthetic])
+    assert statistics.notices == (SYNTHETIC_NOTICE,)
+    assert statistics.how_known == "simulated"
+    mixed = gather_statistics([synthetic, make_trial(action="Sitting")])
+    assert mixed.how_known == "measured and simulated"
+    assert mixed.notices[0].startswith("1 of 2 trials are synthetic captures")
+    assert not make_trial(source="/data/synthetic capture/a.npz").is_synthetic
+
+
+def test_faults_are_counted_before_and_after_repair():
+    """Frames 20 and 21 of the trial are repaired; a finding says of what."""
+    reason = REASONS[Quality.ANGULAR_JUMP][0]
+    events = (
+        QualityEvent("quality", 20, 21, "knee_angle_r", reason, "repaired"),
+        QualityEvent("quality", 30, 35, "wrist_flex_r", reason, "noted"),
+        QualityEvent("signal", 3, 8, "Nose", GAP_FILLED, "noted"),
+    )
+    statistics = gather_statistics([make_trial(events=events)])
+    table = quality_table(statistics, "action")
+    row = dict(zip(table.columns, table.rows[0], strict=True))
+    assert (row["Angular jump: before"], row["Angular jump: after"], row["Repaired"]) == (2, 0, 2)
+    assert (row["Marker residual: before"], row["Marker residual: after"]) == (5, 5)
+    (trial,) = statistics.trials
+    assert (trial.n_repaired, trial.n_gaps) == (2, 1)
+
+
+def test_levels_in_fixed_ratios_are_noticed(spine_model):
+    angles = spine_angles(make_trial())
+    assert not in_fixed_ratios(angles)
+    turns = np.random.default_rng(0).normal(0, 3, (40, 1, 3))
+    ratios = np.array([1, 1.8571, 1.6429, 1.1429, 0.9286, 0.5714])[:, None]
+    held = np.concatenate([turns * ratios + 4.0, angles.rotations[:, 6:]], axis=1)
+    assert in_fixed_ratios(dataclasses.replace(angles, rotations=held.astype(np.float32)))
+    loose = held + np.random.default_rng(1).normal(0, 0.1, held.shape)
+    assert not in_fixed_ratios(dataclasses.replace(angles, rotations=loose))
+    assert not in_fixed_ratios(dataclasses.replace(angles, rotations=held[:2]))
+    trial = make_trial(vertebral_rotations=np.deg2rad(held))
+    assert FIXED_RATIOS in lumbar_motion_table(gather_statistics([trial])).notes
+    assert FIXED_RATIOS not in lumbar_motion_table(gather_statistics([trial, make_trial()])).notes
+
+
+def test_errors_against_a_truth_are_a_table():
+    rows = {"triangulated": {"spine": 38.0, "all": 32.0}, "simulated": {"spine": 11.0}}
+    table = truth_table(rows, "2 synthetic trials", [SYNTHETIC_NOTICE])
+    assert table.columns == ("Keypoints", "Spine (mm)", "All (mm)")
+    assert table.rows == (("triangulated", 38.0, 32.0), ("simulated", 11.0, None))
+    assert SYNTHETIC_NOTICE in format_table(table, "html")
 
 
 def test_references_are_the_shared_ones(shared_data):

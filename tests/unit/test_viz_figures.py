@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.image import imread
-from spine_trials import CAMERAS, MARKERS, SOURCE, bare_trial, lost_trial, make_set, make_trial
+from spine_trials import CAMERAS, MARKERS, SOURCE, bare_trial, lost_trial, make_set, make_trial, unseen_trial
 
 from simspine_jax import reference_values as reference
-from simspine_jax.annotations import Quality, SpineTrial
+from simspine_jax.annotations import GAP_FILLED, REASONS, Quality, QualityEvent, SpineTrial
 from simspine_jax.errors import MissingDependencyError, SimspineError
 from simspine_jax.reference_values import MOTIONS, level_label
 from simspine_jax.skeleton import LUMBAR_LEVELS
-from simspine_jax.statistics import BIN, Tally, gather_statistics, spine_angles
+from simspine_jax.statistics import (
+    BIN,
+    SYNTHETIC_NOTICE,
+    UNSEEN_NOTICE,
+    Tally,
+    gather_statistics,
+    spine_angles,
+)
 from simspine_jax.viz.figures import (
     errors_figure,
     lumbar_ranges_figure,
@@ -58,7 +66,7 @@ def violins(axes):
 
 
 def test_figure_3_shows_curvature_by_action_and_ranges_by_level(statistics):
-    figure = thoracolumbar_figure(statistics)
+    figure = thoracolumbar_figure(statistics, unverified=True)
     lordosis, kyphosis, *ranges = figure.axes
     assert [label.get_text() for label in kyphosis.get_xticklabels()] == ["Directions", "Sitting", "Walking"]
     for axes, name in ((lordosis, "lordosis"), (kyphosis, "kyphosis")):
@@ -82,21 +90,27 @@ def test_figure_3_shows_curvature_by_action_and_ranges_by_level(statistics):
     assert [label.get_text() for label in axes.get_xticklabels()] == [level_label(v) for v in levels]
 
 
-def test_bands_of_the_literature_carry_their_status(statistics):
-    lordosis, kyphosis, *_ = thoracolumbar_figure(statistics).axes
-    for axes, spans in ((lordosis, {"Lin": (21.1, 45.3), "SIMSPINE": (33, 39)}),
-                        (kyphosis, {"Fon": (20, 40), "SIMSPINE": (29, 37)})):  # fmt: skip
-        bands = {str(band.get_label()).split()[0].strip(","): band for band in axes.patches}
+@pytest.mark.parametrize(
+    ("unverified", "lordosis_bands", "kyphosis_bands"),
+    [(False, {"PMC6680033": (38.6, 61.0)}, {"Zappala": (20, 40)}),
+     (True, {"Lin": (21.1, 45.3)}, {"Fon": (20, 40)})],
+)  # fmt: skip
+def test_bands_of_the_literature_carry_their_status(statistics, unverified, lordosis_bands, kyphosis_bands):
+    lordosis, kyphosis, *_ = thoracolumbar_figure(statistics, unverified=unverified).axes
+    for axes, spans in ((lordosis, lordosis_bands | {"SIMSPINE": (33, 39)}),
+                        (kyphosis, kyphosis_bands | {"SIMSPINE": (29, 37)})):  # fmt: skip
+        patches = [patch for patch in axes.patches if not str(patch.get_label()).startswith("by keypoints")]
+        bands = {str(band.get_label()).split()[0].strip(","): band for band in patches}
         assert set(bands) == set(spans)
         for name, (low, high) in spans.items():
             assert (bands[name].get_y(), bands[name].get_y() + bands[name].get_height()) == (
                 pytest.approx(low), pytest.approx(high),
             )  # fmt: skip
-            status = "(verified)" if name == "SIMSPINE" else "(recalled, unverified)"
+            status = "(verified)" if name == "SIMSPINE" or not unverified else "(recalled, unverified)"
             assert bands[name].get_label().endswith(status)
         # The narrow one lies upon the wide one.
-        assert [str(band.get_label()).startswith("SIMSPINE") for band in axes.patches] == [False, True]
-        shades = [band.get_facecolor() for band in axes.patches]
+        assert [str(band.get_label()).startswith("SIMSPINE") for band in patches] == [False, True]
+        shades = [band.get_facecolor() for band in patches]
         assert shades == [to_rgba("#eeeeee"), to_rgba("#d9e8f3")]
 
 
@@ -125,15 +139,13 @@ def test_a_violin_is_wide_where_the_values_are(statistics):
 
 
 def test_figures_say_their_data_and_the_status_of_references(statistics):
-    for figure in (
-        thoracolumbar_figure(statistics),
-        neck_figure(statistics),
-        lumbar_ranges_figure(statistics),
-    ):
-        words = " ".join(texts(figure))
-        assert SOURCE in words
-        assert "440 of 500 frames usable" in words
-        assert "recalled, unverified" in words
+    for draw in (thoracolumbar_figure, neck_figure, lumbar_ranges_figure):
+        for unverified in (False, True):
+            words = " ".join(texts(draw(statistics, unverified=unverified))).replace("\n", " ")
+            assert SOURCE in words
+            assert "440 of 500 frames usable" in words
+            assert ("recalled, unverified" in words) == unverified
+            assert (reference.NONE_SOUND in words) != unverified
     assert "verified" in " ".join(texts(neck_figure(statistics))).replace("unverified", "")
 
 
@@ -142,8 +154,9 @@ def test_errors_are_bars_of_medians(statistics):
     (axes,) = figure.axes
     heights = [bar.get_height() for bar in axes.patches]
     expected = [statistics.residuals_mm[name].percentile(50) for name in MARKERS[:2]]
-    np.testing.assert_allclose(heights, expected)  # none for the marker that no frame has
-    assert [label.get_text() for label in axes.get_xticklabels()] == list(MARKERS)
+    np.testing.assert_allclose(heights, expected)
+    assert [label.get_text() for label in axes.get_xticklabels()] == list(MARKERS[:2])
+    assert "(never seen: never)" in figure.get_suptitle()
     assert axes.get_ylabel() == "Median, 5 to 95 % (mm)"
     assert CAMERAS[0] in texts(errors_figure(statistics.reprojection_px, "x", "px", "y"))
 
@@ -156,12 +169,66 @@ def test_curves_over_time_are_the_trials_angles():
         for line, name in zip(axes.lines, names, strict=True):
             np.testing.assert_array_equal(line.get_xdata(), trial.times)
             np.testing.assert_array_equal(line.get_ydata(), getattr(angles, name))
+    assert [line.get_label() for line in kyphosis.lines] == [
+        "by keypoints\n(as the paper)", "by bodies\n(rigid thorax:\nconstant)",
+    ]  # fmt: skip
     for j, axes in enumerate(lumbar_figure(trial, angles).axes):
         assert [line.get_label() for line in axes.lines] == [level_label(level) for level in LUMBAR_LEVELS]
         for i, line in enumerate(axes.lines):
             np.testing.assert_array_equal(line.get_ydata(), angles.rotations[:, i, j])
     (neck,) = neck_over_time_figure(trial, angles).axes
     np.testing.assert_array_equal(neck.lines[2].get_ydata(), angles.rotations[:, 6, 2])
+
+
+def test_levels_that_follow_one_are_drawn_as_one_and_their_sum():
+    trial = make_trial()
+    ratios = np.array([1, 1.8571, 1.6429, 1.1429, 0.9286, 0.5714])[:, None]
+    angles = spine_angles(trial)
+    held = np.concatenate([angles.rotations[:, :1] * ratios, angles.rotations[:, 6:]], axis=1)
+    figure = lumbar_figure(trial, dataclasses.replace(angles, rotations=held))
+    assert "follow L5-S1 in fixed ratios" in figure.get_suptitle()
+    assert "fixed ratios" not in lumbar_figure(trial, angles).get_suptitle()
+    for j, axes in enumerate(figure.axes):
+        assert [line.get_label() for line in axes.lines] == ["L5-S1", "all six\ntogether"]
+        np.testing.assert_array_equal(axes.lines[0].get_ydata(), held[:, 0, j])
+        np.testing.assert_allclose(axes.lines[1].get_ydata(), held[:, :6, j].sum(axis=1))
+
+
+def test_figures_say_when_nobody_was_measured_or_no_spine_seen():
+    synthetic = "synthetic capture: S1, Walking, seed 0"
+    for trial, notice, known in (
+        (make_trial(source=synthetic), SYNTHETIC_NOTICE, "simulated, 5 to 95 %"),
+        (unseen_trial(), UNSEEN_NOTICE, "by the model's prior, 5 to 95 %"),
+        (make_trial(), None, "measured, 5 to 95 %"),
+    ):
+        statistics, angles = gather_statistics([trial]), spine_angles(trial)
+        ranges = [lumbar_ranges_figure(statistics), thoracolumbar_figure(statistics)]
+        others = [
+            neck_figure(statistics), curvature_figure(trial, angles), lumbar_figure(trial, angles),
+            neck_over_time_figure(trial, angles), quality_figure(trial),
+        ]  # fmt: skip
+        for figure in ranges + others:
+            assert figure.get_supxlabel().replace("\n", " ") == (notice or "")
+        for figure in ranges:
+            labels = {line.get_label() for axes in figure.axes for line in axes.lines}
+            assert known in labels
+
+
+def test_figures_are_as_wide_as_their_actions_and_legends_lie_outside():
+    widths = {}
+    for n in (1, 4, 15):
+        statistics = gather_statistics(
+            [make_trial(action=f"Action{chr(65 + i)}", n_frames=12) for i in range(n)]
+        )
+        figures = thoracolumbar_figure(statistics), neck_figure(statistics)
+        widths[n] = [figure.get_figwidth() for figure in figures]
+        figures[0].canvas.draw()
+        for axes in figures[0].axes:
+            box, legend = axes.get_window_extent(), axes.get_legend().get_window_extent()
+            assert legend.y0 >= box.y1
+            assert legend.x1 <= figures[0].bbox.x1
+    for few, some, many in zip(*widths.values(), strict=True):
+        assert few <= some < many <= 11
 
 
 def test_unusable_frames_are_marked_and_do_not_set_the_scale():
@@ -177,21 +244,32 @@ def test_unusable_frames_are_marked_and_do_not_set_the_scale():
     assert (path.vertices[:, 0].min(), path.vertices[:, 0].max()) == pytest.approx((4.5 / 50, 9.5 / 50))
 
 
-def test_the_timeline_has_a_bar_for_each_run_of_a_flag():
-    (axes,) = quality_figure(make_trial()).axes
-    rows = dict(zip([label.get_text() for label in axes.get_yticklabels()], axes.collections, strict=True))
-    assert len(rows) == len(Quality)
-    spans = {
-        name.split(":")[0]: [
-            (p.vertices[:, 0].min() * 50, p.vertices[:, 0].max() * 50) for p in bars.get_paths()
-        ]
-        for name, bars in rows.items()
+def spans_of(figure) -> dict[str, list[tuple[float, float]]]:
+    """First and last of each bar, in frames at 50 per second, by its row's words; two for a fault."""
+    (axes,) = figure.axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    names = [f"{label}{half}" for label in labels[:-2] for half in (", before", ", after")] + labels[-2:]
+    return {
+        name: [(p.vertices[:, 0].min() * 50, p.vertices[:, 0].max() * 50) for p in bars.get_paths()]
+        for name, bars in zip(names, axes.collections, strict=True)
     }
-    assert "Marker residual: 12.5 %" in rows
-    assert spans["Marker residual"] == [pytest.approx((4.5, 9.5))]
-    assert spans["Curvature"] == [pytest.approx((8.5, 9.5))]
-    assert spans["Interpolated"] == [pytest.approx((19.5, 21.5))]
-    assert spans["No pose"] == []
+
+
+def test_the_timeline_has_a_bar_for_each_run_before_and_after_repair():
+    reason = REASONS[Quality.MARKER_RESIDUAL][0]
+    events = (
+        QualityEvent("quality", 20, 21, "all markers", reason, "repaired"),
+        QualityEvent("signal", 3, 5, "Nose", GAP_FILLED, "noted"),
+    )
+    spans = spans_of(quality_figure(make_trial(events=events)))
+    assert len(spans) == 2 * (len(Quality) - 1) + 2
+    residual = "Marker residual: 17.5 % before, 12.5 % after repair"
+    assert spans[f"{residual}, before"] == [pytest.approx((4.5, 9.5)), pytest.approx((19.5, 21.5))]
+    assert spans[f"{residual}, after"] == [pytest.approx((4.5, 9.5))]
+    assert spans["Curvature: 2.5 % before, 2.5 % after repair, after"] == [pytest.approx((8.5, 9.5))]
+    assert spans["Repaired frames: 5.0 %"] == [pytest.approx((19.5, 21.5))]
+    assert spans["Gap of a marker filled: 7.5 %"] == [pytest.approx((2.5, 5.5))]
+    assert spans["No pose: 0.0 % before, 0.0 % after repair, after"] == []
 
 
 def test_single_frames_of_a_long_trial_are_seen():
@@ -199,8 +277,7 @@ def test_single_frames_of_a_long_trial_are_seen():
     quality = np.zeros(n, np.uint16)
     quality[[100, 102, 50_000]] = np.uint16(Quality.ANGULAR_JUMP)
     trial = SpineTrial("S1", "x", np.arange(n) / 50, 50, np.zeros((n, 37, 3)), np.zeros((n, 62)), quality)
-    bars = quality_figure(trial).axes[0].collections[list(Quality).index(Quality.ANGULAR_JUMP)]
-    spans = [(p.vertices[:, 0].min() * 50, p.vertices[:, 0].max() * 50) for p in bars.get_paths()]
+    spans = spans_of(quality_figure(trial))["Angular jump: 0.0 % before, 0.0 % after repair, after"]
     pixel = n / 800
     assert len(spans) == 2  # the first two touch
     assert spans[0] == (pytest.approx(100 - pixel / 2, abs=1), pytest.approx(102 + pixel / 2, abs=1))
@@ -244,7 +321,7 @@ def test_pictures_are_written_whole_and_equal_figures_are_equal_files(statistics
         assert first == second
         assert len(first) > 5_000
     picture = imread(tmp_path / "a.png")
-    assert picture.shape[1] == 1650
+    assert picture.shape[1] == 150 * 6.5
     assert picture[..., :3].std() > 0.05
     assert "matplotlib.pyplot" not in sys.modules
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -13,6 +14,7 @@ from matplotlib.image import imread
 from simspine_jax import expand_coordinates, forward_kinematics, load_model
 from simspine_jax.capture import synthetic_motion
 from simspine_jax.errors import MissingDependencyError, ShapeError, SimspineError
+from simspine_jax.kinematics.lumbar import free_lumbar
 from simspine_jax.skeleton import LUMBAR_LEVELS
 from simspine_jax.viz.plots import A4_INCHES, plot_ik_summary
 
@@ -65,11 +67,14 @@ def test_marker_errors_are_in_millimetres_with_gaps(spine_model, q, targets, fig
     np.testing.assert_array_equal(times, TIMES)
     assert np.isnan(rmse[4])
     np.testing.assert_allclose(np.delete(rmse, 4), 5.0, atol=ROUNDING_MM)
-    assert over_time.get_legend().get_texts()[0].get_text() == "all frames: 5.0 mm"
+    assert over_time.get_title() == "Marker error (dashed: all frames together, 5.0 mm)"
+    assert over_time.get_legend() is None  # it would lie over the curve
     heights = [bar.get_height() for bar in by_marker.patches]
     np.testing.assert_allclose(heights, 5.0, atol=ROUNDING_MM)
     assert len(heights) == spine_model.n_markers - 1
-    assert [label.get_text() for label in by_marker.get_xticklabels()] == list(spine_model.marker_names)
+    seen = [name for k, name in enumerate(spine_model.marker_names) if k != 5]
+    assert [label.get_text() for label in by_marker.get_xticklabels()] == seen
+    assert f"never seen: {spine_model.marker_names[5]}" in by_marker.get_title()
 
 
 def test_every_axis_has_its_unit_and_the_title_the_origin(spine_model, q, targets, figures, tmp_path):
@@ -97,6 +102,10 @@ def test_lumbar_angles_are_shown_by_level_beside_the_truth(
     first = axes.get_legend().get_texts()[0].get_text()
     assert first == ("L5-S1 (RMS error 1.00°)" if with_truth else "L5-S1")
     assert len({line.get_color() for line in axes.lines}) == 6
+    # The model's couplers make six curves of one angle.
+    assert "the other levels follow L5-S1 in fixed ratios" in axes.get_title()
+    figures[0].canvas.draw()
+    assert axes.get_legend().get_window_extent().y1 < axes.xaxis.label.get_window_extent().y0
 
 
 def test_flexion_is_negative(spine_model):
@@ -109,14 +118,40 @@ def test_flexion_is_negative(spine_model):
     assert forward[0] > forward[1] + 0.1
 
 
-def test_a_model_without_lumbar_joints_shows_its_trunk(shared_data, figures, tmp_path):
+def test_free_lumbar_levels_are_not_said_to_follow(spine_model, q, targets, figures, tmp_path):
+    free = free_lumbar(spine_model)
+    q = synthetic_motion(spine_model, N_FRAMES, 50.0, 0)
+    spread = jnp.zeros((N_FRAMES, free.n_free)).at[:, free.free_indices(spine_model.free_names)].set(q)
+    plot_ik_summary(tmp_path / "plot.png", free, TIMES, spread, targets, origin="a test")
+    assert "fixed ratios" not in figures[0].axes[1].get_title()
+
+
+def test_a_model_without_lumbar_levels_shows_its_trunk_and_legs(shared_data, figures, tmp_path):
     pytest.importorskip("opensim", reason="OpenSim is not installed")
     model = load_model(next((shared_data / "gait2392").glob("*.osim")))
     q = synthetic_motion(model, N_FRAMES, 50.0, 0)
     markers = jax.jit(forward_kinematics)(model, q).markers
     plot_ik_summary(tmp_path / "plot.svg", model, TIMES, q, markers, origin="a test")
-    assert figures[0].axes[1].get_title() == "Rotations of the trunk (as found)"
-    assert len(figures[0].axes[1].lines) == 3
+    _, trunk, legs, _ = figures[0].axes
+    assert [axes.get_title() for axes in (trunk, legs)] == [
+        "Rotations of the trunk", "Hips, knees and ankles",
+    ]  # fmt: skip
+    assert len(trunk.lines) == 3
+    columns = {line.get_label(): line.get_ydata() for line in legs.lines}
+    assert list(columns) == [
+        "hip_flexion_r", "hip_flexion_l", "knee_angle_r", "knee_angle_l", "ankle_angle_r", "ankle_angle_l",
+    ]  # fmt: skip
+    knee = expand_coordinates(model, q)[:, model.coordinate_names.index("knee_angle_l")]
+    np.testing.assert_allclose(columns["knee_angle_l"], np.rad2deg(knee))
+
+
+def test_a_model_of_an_arm_shows_its_angles(arm_model, figures, tmp_path):
+    q = jnp.tile(arm_model.default_q, (N_FRAMES, 1))
+    markers = jax.jit(forward_kinematics)(arm_model, q).markers
+    plot_ik_summary(tmp_path / "plot.png", arm_model, TIMES, q, markers, origin="a test")
+    labels = [line.get_label() for line in figures[0].axes[1].lines]
+    assert labels
+    assert set(labels) <= set(arm_model.free_names)
 
 
 def test_frames_that_failed_and_clips_without_targets_are_drawn(spine_model, q, targets, tmp_path):

@@ -12,12 +12,13 @@ from html.parser import HTMLParser
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
-from spine_trials import SOURCE, bare_trial, lost_trial, make_set, make_trial
+from spine_trials import SOURCE, bare_trial, lost_trial, make_set, make_trial, unseen_trial
 
 from simspine_jax.annotations import QualityEvent
 from simspine_jax.errors import MissingDependencyError, ShapeError, UnknownNameError
-from simspine_jax.statistics import gather_statistics
+from simspine_jax.statistics import SYNTHETIC_NOTICE, UNSEEN_NOTICE, gather_statistics
 from simspine_jax.tables import TABLE_FORMATS
+from simspine_jax.validation import truth_table
 from simspine_jax.viz.report import MAX_EVENTS, write_set_report, write_trial_report
 from simspine_jax.viz.validate import DEFAULT_FORMATS, VALIDATION_FORMATS, run_validation
 
@@ -57,13 +58,16 @@ class Page(HTMLParser):
 
 
 def check(page, n_pictures):
-    """No script, nothing from elsewhere, every picture readable, every link within the page has its end."""
+    """No script, nothing from elsewhere, every picture readable, every link within the page has its end.
+
+    Pictures are as wide as the page is at most; those by action are narrower where actions are few.
+    """
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     assert len(page.pictures) == n_pictures
     for picture in page.pictures:
         kind, data = picture.split(",")
         assert kind == "data:image/png;base64"
-        assert imread(io.BytesIO(base64.b64decode(data, validate=True))).shape[1] == 1210
+        assert 110 * 6 < imread(io.BytesIO(base64.b64decode(data, validate=True))).shape[1] <= 1210
     assert {link[1:] for link in page.links if link.startswith("#")} == set(page.ids)
 
 
@@ -76,9 +80,43 @@ def test_a_trials_report_has_everything(tmp_path):
     for words in (
         "Spine annotations of S1_Walking_1", "35 of 40 frames (87.5 %)", "far from its target", "71.00",
         "a short gap was filled", "Reprojection error by camera", "Residual by marker",
-        "Range of motion by lumbar level", "recalled, unverified", f"Measured on {SOURCE}",
+        "Range of motion by lumbar level", f"Data {SOURCE}", "compares with the paper's",
+        "Repaired 2 of 40 frames (5.0 %), and 0 short gaps of markers filled",
+        "Spine keypoints seen 9 of 9, in every frame some between hips and neck",
     ):  # fmt: skip
         assert words in page.text, words
+    for words in ("Measured on", "recalled, unverified", "notice"):
+        assert words not in page.text, words
+
+
+def test_notices_facts_and_tables_that_are_given_are_shown(tmp_path):
+    synthetic = make_trial(source="synthetic capture: S1, Walking, seed 0")
+    given = {
+        "facts": {"Height and mass": "1.66 m, 60 kg"},
+        "tables": [truth_table({"a": {"all": 7.125}}, "x")],
+    }
+    write_trial_report(tmp_path / "trial.html", synthetic, **given)
+    write_set_report(tmp_path / "set.html", [synthetic], **given)
+    for name in ("trial.html", "set.html"):
+        page = Page(tmp_path / name)
+        assert f'<p class="notice">{SYNTHETIC_NOTICE}</p>' in (tmp_path / name).read_text()
+        for words in ("Height and mass 1.66 m, 60 kg", "Mean distance from the synthetic truth", "7.12"):
+            assert words in page.text, words
+        assert "simulated (solid)" in page.text
+        assert "measured (solid)" not in page.text
+    write_trial_report(tmp_path / "unseen.html", unseen_trial())
+    page = Page(tmp_path / "unseen.html")
+    assert UNSEEN_NOTICE in page.text
+    assert "of 9, none between hips and neck; curvature and lumbar angles come from the model" in page.text
+
+
+def test_unverified_values_are_shown_where_they_are_asked_for(tmp_path):
+    for unverified in (False, True):
+        run_validation([make_trial()], tmp_path, ["html", "csv"], unverified=unverified)
+        assert ("recalled, unverified" in Page(tmp_path / "report.html").text) == unverified
+        table = (tmp_path / "tables" / "lumbar_range_of_motion.csv").read_text()
+        assert ("recalled, unverified" in table) == unverified
+        assert ("no verified reference value" in table) != unverified
 
 
 def test_a_sets_report_has_everything(tmp_path):
