@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from simspine_jax.capture.actions import ACTION_NAMES, PAPER_CURVATURE_DEG, action_motion
-from simspine_jax.capture.capture import Capture, capture_set, capture_trial, count_frames
+from simspine_jax.capture.capture import Capture, capture_set, capture_trial, check_seed, count_frames
 from simspine_jax.capture.motion import MotionKind, add_marker_noise, synthetic_motion
 from simspine_jax.capture.noise import Detections, DetectorNoise, detect, fit_noise, make_noise
 from simspine_jax.capture.rigs import make_rig
@@ -22,6 +22,7 @@ __all__ = [
     "add_marker_noise",
     "capture_set",
     "capture_trial",
+    "check_seed",
     "count_frames",
     "detect",
     "fit_noise",

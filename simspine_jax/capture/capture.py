@@ -146,8 +146,7 @@ def capture_trial(
         ShapeError: ``seconds`` holds no two frames, or ``rate_hz`` or ``seed`` is not valid.
     """
     n_frames = count_frames(seconds, rate_hz)
-    if not 0 <= seed < 2**32:
-        raise ShapeError(f"The seed is {seed}; valid is a whole number from 0 to {2**32 - 1}")
+    check_seed(seed)
     words = (seed, SUBJECT_NAMES.index(subject.name))
     script = _write_script(model, subject, action, n_frames, rate_hz, words)
     cameras = make_rig(words) if cameras is None else cameras
@@ -157,6 +156,16 @@ def capture_trial(
     return Capture(
         **arrays, times=script.times, cameras=cameras, subject=subject, action=action, rate_hz=float(rate_hz)
     )
+
+
+def check_seed(seed: int) -> None:
+    """Refuses what is no seed of a capture.
+
+    Raises:
+        ShapeError: it isn't from 0 to 2^32 - 1.
+    """
+    if not 0 <= seed < 2**32:
+        raise ShapeError(f"The seed is {seed}; valid is a whole number from 0 to {2**32 - 1}")
 
 
 def count_frames(seconds: float, rate_hz: float) -> int:

@@ -23,6 +23,7 @@ from simspine_jax.capture import (
     SUBJECT_NAMES,
     Capture,
     capture_trial,
+    check_seed,
     count_frames,
     make_subject,
 )
@@ -519,13 +520,14 @@ def synthetic_subjects(
 
     Raises:
         UnknownNameError: a subject or an action is unknown.
-        ShapeError: ``seconds`` or ``rate_hz`` is not valid.
+        ShapeError: ``seconds``, ``rate_hz`` or ``seed`` is not valid.
     """
     for kind, names, valid in (("Subject", subjects, SUBJECT_NAMES), ("Action", actions, ACTION_NAMES)):
         for name in names:
             if name not in valid:
                 raise UnknownNameError(kind, name, "the synthetic set", valid)
     count_frames(seconds, rate_hz)
+    check_seed(seed)
     return tuple(
         SubjectSource(
             subject,
