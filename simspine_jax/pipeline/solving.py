@@ -8,6 +8,7 @@ what clips still differ in at a seam is faded from one to the other over half of
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -144,7 +145,7 @@ def solve_trials(
         for each trial the free coordinates of `treated_model`.
     """
     treated, residuals = treated_model(model, options)
-    n_devices = len(jax.devices())
+    n_devices = _device_count()
     setup = _opensim_objective(model, options) if options.coordinate_tasks else None
     static = _Static(setup, residuals, options.smooths, n_devices)
     prior = None
@@ -154,7 +155,7 @@ def solve_trials(
     offsets = np.zeros((model.n_markers, 3)) if marker_offsets is None else marker_offsets
     dtype = treated.dtype
     present = [np.isfinite(t.markers).all(axis=-1) & (t.weights > 0) for t in trials]
-    least = int(needed_markers(treated, np.concatenate(present)))
+    least = [int(needed_markers(treated, p)) for p in present]
     motions = [
         Motion(
             np.full((len(t.markers), treated.n_free), np.nan),
@@ -163,12 +164,13 @@ def solve_trials(
         for t in trials
     ]
     total, done = sum(len(t.markers) for t in trials), 0
-    for clips, size in _batches(trials, n_devices, clip_frames, options):
+    for clips, size in _batches(trials, least, n_devices, clip_frames, options):
         markers, weights, lengths = map(jnp.asarray, _stacked(trials, clips, size, n_devices, dtype))
         smoothing = Smoothing(options.velocity, options.acceleration, trials[clips[0].trial].rate_hz)
         q, status = _solver(static)(
             treated, markers, weights, lengths, (jnp.asarray(factors, dtype), jnp.asarray(offsets, dtype)),
-            jax.tree.map(lambda x: jnp.asarray(x, dtype), (prior, smoothing)), jnp.asarray(least),
+            jax.tree.map(lambda x: jnp.asarray(x, dtype), (prior, smoothing)),
+            jnp.asarray(least[clips[0].trial]),
         )  # fmt: skip
         for row, clip in enumerate(clips):
             _keep(treated, motions[clip.trial], clip, np.asarray(q[row], np.float64), np.asarray(status[row]))
@@ -210,18 +212,18 @@ def _cut(trial: int, n_frames: int, longest: int, overlap: int) -> list[_Clip]:
 
 
 def _batches(
-    trials: Sequence[Targets], n_devices: int, longest: int, options: SimulationOptions
+    trials: Sequence[Targets], least: Sequence[int], n_devices: int, longest: int, options: SimulationOptions
 ) -> Iterator[tuple[list[_Clip], int]]:
-    """Clips of one padded size and rate, as many as fit in a call."""
-    alike: dict[tuple[int, float], list[_Clip]] = {}
+    """Clips of one padded size, rate and least number of markers, as many as fit in a call."""
+    alike: dict[tuple[int, float, int], list[_Clip]] = {}
     for index, trial in enumerate(trials):
         count = len(trial.markers)
         overlap = overlap_frames(options, trial.rate_hz)
         clips = _cut(index, count, longest, overlap)
         size = padded_size(max(clip.end - clip.first for clip in clips))
-        alike.setdefault((size, trial.rate_hz), []).extend(clips)
+        alike.setdefault((size, trial.rate_hz, least[index]), []).extend(clips)
     step = _clips_each() * n_devices
-    for (size, _), clips in alike.items():
+    for (size, *_), clips in alike.items():
         for start in range(0, len(clips), step):
             yield clips[start : start + step], size
 
@@ -232,6 +234,19 @@ def overlap_frames(options: SimulationOptions, rate_hz: float) -> int:
     # A velocity is a string on springs, whose reach goes with the square root; it is compared as a beam.
     tension = (options.velocity * rate_hz**2) ** 2 / REACH_WEIGHT**2
     return math.ceil(REACH_FRAMES * max(stiffness, tension) ** 0.25)
+
+
+def _device_count() -> int:
+    """Devices to spread clips over.
+
+    On a CPU, jaxlib's batched Cholesky holds a thread of XLA's pool while it waits for another one, so that as
+    many devices as threads wait for each other for ever: one thread must stay free.
+    """
+    count = len(jax.devices())
+    if jax.default_backend() != "cpu":
+        return count
+    threads = int(os.environ.get("NPROC", 0)) or os.cpu_count() or 1
+    return max(1, min(count, threads - 1))
 
 
 def _clips_each() -> int:
@@ -309,7 +324,7 @@ def _solver(static: _Static) -> Callable[..., tuple[Array, Int[Array, "C T"]]]:
 
     if static.devices == 1:
         return quick_to_compile(solve)
-    mesh = Mesh(np.array(jax.devices()), ("clips",))
+    mesh = Mesh(np.array(jax.devices()[: static.devices]), ("clips",))
     clips, same = PartitionSpec("clips"), PartitionSpec()
     spread = jax.shard_map(
         solve,
