@@ -239,8 +239,8 @@ def overlap_frames(options: SimulationOptions, rate_hz: float) -> int:
 def _device_count() -> int:
     """Devices to spread clips over.
 
-    On a CPU, jaxlib's batched Cholesky holds a thread of XLA's pool while it waits for another one, so that as
-    many devices as threads wait for each other for ever: one thread must stay free.
+    On a CPU, jaxlib's batched Cholesky holds a thread of XLA's pool while it waits for another one, so that
+    as many devices as threads wait for each other for ever: one thread must stay free.
     """
     count = len(jax.devices())
     if jax.default_backend() != "cpu":
