@@ -148,6 +148,7 @@ def _poses(
     state = tree_forward(model.topology, frames, free_to_qpos(model.coordinate_map, flat))
     markers = marker_positions(model.topology, frames, state)
     order = np.array(model.topology.body_order, int)
+
     def framed(x: Array) -> Array:
         return x.reshape(-1, flat.shape[1]).T[: len(rows)].reshape(*batch, *x.shape[:-1])
 
@@ -261,24 +262,17 @@ def _matvec(a: Float[Array, "n 3 3 *frames"], v: Float[Array, "n 3 *frames"]) ->
 
 
 def _rotate_about(
-    axis: Float[Array, "n 3"],
-    sine: Float[Array, "n *frames"],
-    cosine: Float[Array, "n *frames"],
-    before: Float[Array, "n 3 3"] | None = None,
+    axis: Float[Array, "n 3"], sine: Float[Array, "n *frames"], cosine: Float[Array, "n *frames"]
 ) -> Float[Array, "n 3 3 *frames"]:
-    """Rotation matrices about constant unit axes (Rodrigues), after a constant rotation."""
+    """Rotation matrices about constant unit axes (Rodrigues)."""
     shape = (len(axis), 3, 3, *([1] * (sine.ndim - 1)))
-    along = axis[:, :, None] * axis[:, None, :]
+    outer = axis[:, :, None] * axis[:, None, :]
     zero = jnp.zeros_like(axis[:, 0])
     x, y, z = axis.T
-    across = jnp.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=1).reshape(-1, 3, 3)
-    rest = jnp.eye(3, dtype=axis.dtype) - along
-    if before is not None:
-        along, rest, across = (
-            jnp.einsum("bij,bjk->bik", before, part, precision="highest") for part in (along, rest, across)
-        )
+    cross = jnp.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=1).reshape(-1, 3, 3)
     s, c = sine[:, None, None], cosine[:, None, None]
-    return along.reshape(shape) + c * rest.reshape(shape) + s * across.reshape(shape)
+    identity = jnp.eye(3, dtype=axis.dtype)
+    return outer.reshape(shape) + c * (identity - outer).reshape(shape) + s * cross.reshape(shape)
 
 
 def tree_forward(topology: Topology, frames: Frames, qpos: Float[Array, "N *frames"]) -> TreeState:
@@ -287,15 +281,15 @@ def tree_forward(topology: Topology, frames: Frames, qpos: Float[Array, "N *fram
     The barriers keep XLA from merging the levels into one loop, in which each body would compute its whole
     chain of ancestors again.
     """
-    (rotation, position, axis, center), place = _local_transforms(topology, frames, qpos)
+    rotation, position, axis, center = _local_transforms(topology, frames, qpos)
     rotation, position = lax.optimization_barrier((rotation, position))
     # Apart, so that nothing is left of them where nobody asks for derivatives.
     axis, center = lax.optimization_barrier((axis, center))
     previous = {0: 0}
-    level_rotation, level_position = rotation[place[:1]], position[place[:1]]
+    level_rotation, level_position = rotation[:1], position[:1]
     rotations, positions, order = [level_rotation], [level_position], [0]
     for level in topology.levels:
-        bodies = place[np.array(level, int)]
+        bodies = np.array(level, int)
         above = np.array([previous[topology.parents[b]] for b in level], int)
         parent_rotation, parent_position = level_rotation[above], level_position[above]
         level_rotation = _matmul(parent_rotation, rotation[bodies])
@@ -311,81 +305,61 @@ def tree_forward(topology: Topology, frames: Frames, qpos: Float[Array, "N *fram
         joint_parents = np.array([topology.parents[b] for b in topology.joint_bodies], int)
         axis = _matvec(world_rotation[joint_parents], axis)
     parents = np.array(topology.parents, int)
-    center = world_position[parents] + _matvec(world_rotation[parents], center[place])
+    center = world_position[parents] + _matvec(world_rotation[parents], center)
     return TreeState(world_position, world_rotation, axis, center)
 
 
 def _local_transforms(
     topology: Topology, frames: Frames, qpos: Float[Array, "N *frames"]
-) -> tuple[tuple[Array, ...], np.ndarray]:
+) -> tuple[Array, ...]:
     """Each body's rotation, position and hinge centre in its parent, and each joint's axis as it moves.
-
-    Bodies come in an order of their own; beside it is where each body is in that.
 
     All hinges of a body turn about one anchor, so that
     ``position = body_position + R0 anchor + slides - R anchor``. Slides that come after hinges (a reversed
-    joint) go along the turned axes. Bodies whose joints are of the same kinds are worked on together.
+    joint) go along the turned axes.
     """
-    batch = qpos.shape[1:]
+    n_bodies, batch = len(topology.parents), qpos.shape[1:]
+    extra = (1,) * len(batch)
+    rotation = jnp.broadcast_to(
+        frames.body_rotation.reshape(n_bodies, 3, 3, *extra), (n_bodies, 3, 3, *batch)
+    )
+    fixed = frames.body_position + jnp.einsum(
+        "bij,bj->bi", frames.body_rotation, frames.anchor, precision="highest"
+    )
+    shift = jnp.broadcast_to(fixed.reshape(n_bodies, 3, *extra), (n_bodies, 3, *batch))
+    axes = jnp.zeros((len(topology.joint_bodies), 3, *batch), qpos.dtype)
+    # Once for each joint, not for each entry of its matrix.
+    sine, cosine = lax.optimization_barrier((jnp.sin(qpos), jnp.cos(qpos)))
     joints: list[list[int]] = [[] for _ in topology.parents]
     for joint, body in enumerate(topology.joint_bodies):
         joints[body].append(joint)
-    alike: dict[tuple[bool, ...], list[int]] = {}
-    for body, own in enumerate(joints):
-        alike.setdefault(tuple(topology.joint_is_hinge[j] for j in own), []).append(body)
-    # Once for each joint, not for each entry of its matrix.
-    circle = lax.optimization_barrier((jnp.sin(qpos), jnp.cos(qpos)))
-    moved, rows, axes = [], [], []
-    for kinds, bodies in alike.items():
-        of_bodies = np.array([joints[b] for b in bodies], int).reshape(len(bodies), len(kinds))
-        *parts, directions = _moved(frames, np.array(bodies, int), kinds, of_bodies, qpos, circle)
-        moved.append([jnp.broadcast_to(x, (*x.shape[: -len(batch) or None], *batch)) for x in parts])
-        rows += of_bodies.T.tolist()
-        axes += [jnp.broadcast_to(x, (*x.shape[:2], *batch)) for x in directions]
-    place = np.argsort(np.concatenate([np.array(bodies, int) for bodies in alike.values()]))
-    rotation, position, center = (jnp.concatenate(parts) for parts in zip(*moved, strict=True))
-    axis = jnp.zeros((0, 3, *batch), qpos.dtype)
-    if axes:
-        axis = jnp.concatenate(axes)[np.argsort(np.concatenate([np.array(r, int) for r in rows]))]
-    return (rotation, position, axis, center), place
-
-
-def _moved(
-    frames: Frames,
-    bodies: np.ndarray,
-    kinds: tuple[bool, ...],
-    joints: np.ndarray,
-    qpos: Array,
-    circle: tuple[Array, Array],
-) -> tuple[Array, Array, Array, list[Array]]:
-    """Rotation, position, hinge centre and the joints' axes of bodies whose joints are hinges as ``kinds``.
-
-    What doesn't change with the frames has one of each.
-    """
-    extra = (1,) * (qpos.ndim - 1)
-    start = frames.body_rotation[bodies]
-    anchor = frames.anchor[bodies]
-    turned = start.reshape(len(bodies), 3, 3, *extra)
-    fixed = frames.body_position[bodies] + jnp.einsum("bij,bj->bi", start, anchor, precision="highest")
-    fixed = shift = fixed.reshape(-1, 3, *extra)
-    directions, has_turned = [], False
-    for slot, hinge in enumerate(kinds):
-        rows = joints[:, slot]
-        local = frames.joint_axis[rows]
-        direction = _matvec(turned, local.reshape(-1, 3, *extra))
-        directions.append(direction)
-        if not hinge:
-            factor = frames.slide_factor[rows].reshape(-1, *extra)
-            shift = shift + direction * (qpos[rows] * factor)[:, None]
-            continue
-        sine, cosine = (x[rows] for x in circle)
-        if has_turned:
-            turned = _matmul(lax.optimization_barrier(turned), _rotate_about(local, sine, cosine))
-        else:
-            turned, has_turned = _rotate_about(local, sine, cosine, start), True
+    for slot in range(max(map(len, joints), default=0)):
+        for hinge in (False, True):
+            bodies = [
+                b
+                for b, js in enumerate(joints)
+                if len(js) > slot and topology.joint_is_hinge[js[slot]] == hinge
+            ]
+            if not bodies:
+                continue
+            rows = np.array([joints[b][slot] for b in bodies], int)
+            which = np.array(bodies, int)
+            local_axis = frames.joint_axis[rows]
+            turned = rotation[which]
+            column = jnp.broadcast_to(local_axis.reshape(-1, 3, *extra), (len(rows), 3, *batch))
+            direction = _matvec(turned, column)
+            axes = axes.at[rows].set(direction)
+            if hinge:
+                about = _rotate_about(local_axis, sine[rows], cosine[rows])
+                rotation = rotation.at[which].set(_matmul(turned, about))
+            else:
+                factor = frames.slide_factor[rows].reshape(-1, *extra)
+                shift = shift.at[which].add(direction * (qpos[rows] * factor)[:, None])
     # Where hinges come first, slides move the body after it has turned: the same sum, another centre.
-    center = fixed if kinds and kinds[0] else shift
-    return turned, shift - _matvec(turned, anchor.reshape(-1, 3, *extra)), center, directions
+    hinge_first = np.array([bool(js) and topology.joint_is_hinge[js[0]] for js in joints])
+    center = jnp.where(hinge_first.reshape(-1, 1, *extra), fixed.reshape(n_bodies, 3, *extra), shift)
+    anchor = jnp.broadcast_to(frames.anchor.reshape(n_bodies, 3, *extra), (n_bodies, 3, *batch))
+    return rotation, shift - _matvec(rotation, anchor), axes, center
 
 
 def marker_positions(topology: Topology, frames: Frames, state: TreeState) -> Float[Array, "K 3 *frames"]:
