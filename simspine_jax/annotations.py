@@ -135,6 +135,10 @@ class SpineTrial:
         confidence: of the triangulated keypoints, 0 to 1.
         camera_names: of the views.
         reprojection_px: of each keypoint in each view.
+        detections: what the detector found of each keypoint in each view, px.
+        detection_confidence: of that, 0 to 1.
+        T_ground_cameras: from the cameras' world, turned to Y up, to the frame of the keypoints; None where
+            they are one, as they are unless body markers of another frame were merged.
         marker_names: of ``residuals``.
         residuals: distance of each model marker from its target, m.
         vertebral_rotations: of each level: flexion/extension, lateral bending, axial rotation.
@@ -157,6 +161,9 @@ class SpineTrial:
     confidence: NDArray[np.float64] | None = None  # [T 37]
     camera_names: tuple[str, ...] = ()
     reprojection_px: NDArray[np.float64] | None = None  # [T V 37]
+    detections: NDArray[np.float64] | None = None  # [T V 37 2]
+    detection_confidence: NDArray[np.float64] | None = None  # [T V 37]
+    T_ground_cameras: NDArray[np.float64] | None = None  # [4 4]
     marker_names: tuple[str, ...] = ()
     residuals: NDArray[np.float64] | None = None  # [T M]
     vertebral_rotations: NDArray[np.float64] | None = None  # [T 7 3]
@@ -173,24 +180,24 @@ class SpineTrial:
                 raise ShapeError(
                     f"The trial's {name} is {getattr(self, name)!r}; valid are letters, digits, blank, ._-"
                 )
-        n_frames = len(self.times)
+        frame = (len(self.times),)
+        views = (*frame, len(self.camera_names), N_KEYPOINTS)
         wanted = {
-            "times": (), "keypoints": (N_KEYPOINTS, 3), "coordinates": (len(AXIS_NAMES),), "quality": (),
-            "triangulated": (N_KEYPOINTS, 3), "confidence": (N_KEYPOINTS,),
-            "reprojection_px": (len(self.camera_names), N_KEYPOINTS), "residuals": (len(self.marker_names),),
-            "vertebral_rotations": (N_LEVELS, 3),
-            "lordosis": (), "kyphosis": (), "body_lordosis": (), "body_kyphosis": (),
+            "times": frame, "keypoints": (*frame, N_KEYPOINTS, 3), "coordinates": (*frame, len(AXIS_NAMES)),
+            "quality": frame, "triangulated": (*frame, N_KEYPOINTS, 3), "confidence": (*frame, N_KEYPOINTS),
+            "reprojection_px": views, "detections": (*views, 2), "detection_confidence": views,
+            "T_ground_cameras": (4, 4), "residuals": (*frame, len(self.marker_names)),
+            "vertebral_rotations": (*frame, N_LEVELS, 3),
+            "lordosis": frame, "kyphosis": frame, "body_lordosis": frame, "body_kyphosis": frame,
         }  # fmt: skip
-        for name, rest in wanted.items():
+        for name, shape in wanted.items():
             value = getattr(self, name)
             if value is None:
                 continue
             kind = np.uint16 if name == "quality" else np.float64
             array = np.array(value, kind)
-            if array.shape != (n_frames, *rest):
-                raise ShapeError(
-                    f"{name} of trial {self.name} has the shape {array.shape}; valid is {(n_frames, *rest)}"
-                )
+            if array.shape != shape:
+                raise ShapeError(f"{name} of trial {self.name} has the shape {array.shape}; valid is {shape}")
             array.setflags(write=False)
             object.__setattr__(self, name, array)
 

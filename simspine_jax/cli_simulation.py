@@ -117,9 +117,9 @@ def simulate(arguments: argparse.Namespace, bars: Callable[..., Any], note: Call
 
     check_arguments(arguments)
     options = read_options(arguments)
-    make_folder(arguments.out)
     loaded, osim = _model(arguments)
     subjects = read_sources(arguments, loaded)
+    make_folder(arguments.out)
     failed: list[FailedTrial] = []
     done: list[SimulatedTrial] = []
     with bars(sum(len(s.trials) for s in subjects), arguments) as (say, progress, next_trial):

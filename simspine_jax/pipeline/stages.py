@@ -120,6 +120,9 @@ class Points:
     triangulated: NDArray[np.float64] | None = None  # [T 37 3]
     triangulated_confidence: NDArray[np.float64] | None = None  # [T 37]
     reprojection_px: NDArray[np.float64] | None = None  # [T V 37]
+    detections: NDArray[np.float64] | None = None  # [T V 37 2] px
+    detection_confidence: NDArray[np.float64] | None = None  # [T V 37]
+    T_ground_cameras: NDArray[np.float64] | None = None  # [4 4], where markers came in a frame of their own
     optical: bool = False
     events: tuple[QualityEvent, ...] = ()
 
@@ -169,7 +172,10 @@ def _triangulate(trial: TrialInput, views: Views, options: SimulationOptions) ->
     positions = np.asarray(zup_to_yup(jnp.asarray(points)), np.float64)
     used = np.where(covers, np.nan_to_num(views.confidence), 0)
     confidence = np.clip(used.sum(axis=1) / np.maximum(covers.sum(axis=1), 1), 0, 1) * seen
-    return Points(TRC_NAMES, trial.times, trial.rate_hz, positions, confidence, positions, confidence, error)
+    return Points(
+        TRC_NAMES, trial.times, trial.rate_hz, positions, confidence, positions, confidence, error,
+        np.asarray(views.keypoints, np.float64), np.asarray(views.confidence, np.float64),
+    )  # fmt: skip
 
 
 def _numpy(found: Triangulated, count: int) -> tuple[NDArray, NDArray, NDArray, NDArray]:
@@ -199,16 +205,25 @@ def _merge(points: Points, body: MarkerTrajectory, source: str) -> Points:
     spine = MarkerTrajectory(points.names, points.times, points.positions, points.rate_hz, source)
     merged = merge_markers(body, spine, spine_confidence=points.confidence)
     times, rate = merged.markers.times, merged.markers.rate
-    views = (points.triangulated, points.triangulated_confidence, points.reprojection_px)
+    views = (
+        points.triangulated, points.triangulated_confidence, points.reprojection_px, points.detections,
+        points.detection_confidence,
+    )  # fmt: skip
     shifted = points.times + merged.time_offset_s
-    triangulated, confidence, error = (None if x is None else _nearest(x, shifted, times) for x in views)
+    triangulated, confidence, error, detections, detected = (
+        None if x is None else _nearest(x, shifted, times) for x in views
+    )
+    turn = None
     if triangulated is not None and merged.alignment is not None:
         triangulated = triangulated @ merged.alignment.rotation.T + merged.alignment.translation
+        turn = np.eye(4)
+        turn[:3, :3], turn[:3, 3] = merged.alignment.rotation, merged.alignment.translation
     # What the detector saw is as far off as ever, so only a set of markers alone is trusted as such.
     optical = not merged.from_spine.any()
     return Points(
         merged.markers.names, times, rate, merged.markers.positions, merged.confidence,
-        triangulated, None if confidence is None else np.nan_to_num(confidence), error, optical=optical,
+        triangulated, None if confidence is None else np.nan_to_num(confidence), error, detections, detected,
+        turn, optical,
     )  # fmt: skip
 
 
@@ -467,6 +482,9 @@ def annotate(
         confidence=points.triangulated_confidence,
         camera_names=() if trial.views is None else tuple(trial.views.cameras.names),
         reprojection_px=points.reprojection_px,
+        detections=points.detections,
+        detection_confidence=points.detection_confidence,
+        T_ground_cameras=points.T_ground_cameras,
         marker_names=model.marker_names,
         residuals=np.linalg.norm(last.markers - targets.markers, axis=-1),
         vertebral_rotations=np.asarray(last.rotations),

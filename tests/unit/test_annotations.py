@@ -29,6 +29,7 @@ def trial(n_frames: int = 4, **changes: Any) -> SpineTrial:
 
 OPTIONAL = {
     "triangulated": (37, 3), "confidence": (37,), "reprojection_px": (2, 37), "residuals": (3,),
+    "detections": (2, 37, 2), "detection_confidence": (2, 37),
     "vertebral_rotations": (N_LEVELS, 3),
     "lordosis": (), "kyphosis": (), "body_lordosis": (), "body_kyphosis": (),
 }  # fmt: skip
@@ -38,6 +39,7 @@ NAMES = {"camera_names": ("a", "b"), "marker_names": ("x", "y", "z")}
 
 def test_every_array_of_the_record_is_checked_here() -> None:
     other = {"subject", "action", "rate_hz", "camera_names", "marker_names", "events", "source"}
+    other |= {"T_ground_cameras"}
     assert {f.name for f in fields(SpineTrial)} == OPTIONAL.keys() | REQUIRED.keys() | other
     assert all(getattr(trial(), name) is None for name in OPTIONAL)
 
@@ -53,6 +55,13 @@ def test_a_wrong_shape_is_refused_by_name(name: str) -> None:
     if name != "times":
         with pytest.raises(ShapeError, match=f"{name} of trial"):
             trial(**NAMES, **{name: np.zeros((3, *shape))})
+
+
+def test_the_cameras_place_is_one_matrix_for_all_frames() -> None:
+    assert trial().T_ground_cameras is None
+    np.testing.assert_array_equal(trial(3, T_ground_cameras=np.eye(4)).T_ground_cameras, np.eye(4))
+    with pytest.raises(ShapeError, match=r"T_ground_cameras of trial .* valid is \(4, 4\)"):
+        trial(T_ground_cameras=np.zeros((4, 3, 4)))
 
 
 def test_arrays_are_copied_and_can_not_be_written() -> None:

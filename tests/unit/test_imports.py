@@ -19,6 +19,7 @@ LIBRARY = ROOT / "simspine_jax"
 RANKS = {
     "errors": 0,
     "arrays": 0,
+    "schema": 0,
     "assets": 1,
     "io": 1,
     "skeleton": 2,
@@ -27,6 +28,8 @@ RANKS = {
     "solvers": 3,
     "datasets": 6,
     "annotations": 3,
+    "clips": 5,
+    "pictures": 5,
     "tables": 1,
     "reference_values": 1,
     "statistics": 5,
