@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import kinematics, pipeline
+from benchmarks import dataset, kinematics, lifting, pipeline
 from benchmarks.metrics import (
     Measurement,
     Provenance,
@@ -27,7 +27,7 @@ from benchmarks.metrics import (
     write_rows,
 )
 
-SUITES = {suite.name: suite for suite in (kinematics.SUITE, pipeline.SUITE)}
+SUITES = {suite.name: suite for suite in (kinematics.SUITE, pipeline.SUITE, dataset.SUITE, lifting.SUITE)}
 BASELINE = Path(__file__).with_name("baseline.json")
 REGRESSED, BAD_USAGE = 1, 2
 

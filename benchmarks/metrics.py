@@ -38,7 +38,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("jax", "jaxlib", "mujoco", "mujoco-mjx", "opensim", "simspine-jax")
+PACKAGES = (
+    "jax", "jaxlib", "mujoco", "mujoco-mjx", "opensim", "simspine-jax",
+    "tensorflow-datasets", "array-record", "grain", "h5py", "tensorflow-cpu",
+)  # fmt: skip
 # So much better than its bar, a value is free to move.
 COMFORT = 10.0
 

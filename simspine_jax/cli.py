@@ -14,8 +14,17 @@ from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from simspine_jax import __version__
+from simspine_jax.cli_dataset import add_dataset_arguments
 from simspine_jax.cli_parsing import CommandParser, add_output, check_suffix
 from simspine_jax.cli_simulation import add_simulate_arguments, add_validate_arguments, simulate, validate
+from simspine_jax.cli_training import (
+    add_evaluate_arguments,
+    add_lift_arguments,
+    add_train_arguments,
+    evaluate,
+    lift,
+    train,
+)
 from simspine_jax.errors import FileFormatError, SimspineError, listed, misspelt
 
 if TYPE_CHECKING:
@@ -669,6 +678,24 @@ def run_validate(arguments: argparse.Namespace) -> int:
         return validate(arguments)
 
 
+def run_train(arguments: argparse.Namespace) -> int:
+    """Trains a lifter, or goes on with a training."""
+    with _precision(32):
+        return train(arguments, _note)
+
+
+def run_evaluate(arguments: argparse.Namespace) -> int:
+    """Prints a trained lifter's errors."""
+    with _precision(32):
+        return evaluate(arguments, _note)
+
+
+def run_lift(arguments: argparse.Namespace) -> int:
+    """Lifts keypoints of one camera."""
+    with _precision(32):
+        return lift(arguments, _note)
+
+
 def run_demo(arguments: argparse.Namespace) -> int:
     """Shows everything on synthetic data."""
     from simspine_jax.demo import run
@@ -678,6 +705,15 @@ def run_demo(arguments: argparse.Namespace) -> int:
     with _precision(32):
         run(arguments.out, arguments.frames, arguments.seed)
     return 0
+
+
+def _add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
+    add_dataset_arguments(parser, _note)
+
+
+def run_dataset(arguments: argparse.Namespace) -> int:
+    """Never runs: each command of ``simspine dataset`` brings its own function, and one is required."""
+    raise AssertionError(arguments)
 
 
 class _Command(NamedTuple):
@@ -725,6 +761,26 @@ _COMMANDS = (
         "validate", add_validate_arguments, run_validate,
         "draw the paper's figures and tables of curvature and range of motion for any annotations",
         "simspine validate results -o validation",
+    ),
+    _Command(
+        "dataset", _add_dataset_arguments, run_dataset,
+        "build the SimSpine dataset for TensorFlow Datasets, tell what it holds, export it",
+        "simspine dataset build --config synthetic",
+    ),
+    _Command(
+        "train", add_train_arguments, run_train,
+        "train a lifter from 2D keypoints to 3D, resuming where a run stopped",
+        "simspine train kinematic_full --out runs/kinematic_full",
+    ),
+    _Command(
+        "evaluate", add_evaluate_arguments, run_evaluate,
+        "tell a trained lifter's errors by region as a table",
+        "simspine evaluate runs/kinematic_full --input truth --format md",
+    ),
+    _Command(
+        "lift", add_lift_arguments, run_lift,
+        "lift the keypoints of one camera to positions and joint angles",
+        "simspine lift pose.npz --checkpoint runs/kinematic_full --camera Calib.toml -o lifted/walk",
     ),
     _Command(
         "demo", _add_demo_arguments, run_demo,

@@ -32,7 +32,8 @@ class CommandParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """As argparse's, but nothing is left over for the parser above."""
-        for word in args or ():
+        has_commands = any(isinstance(action, argparse._SubParsersAction) for action in self._actions)
+        for word in () if has_commands else args or ():  # what a command is given, its own parser checks
             if word == "--":
                 break
             self._check_option(word)

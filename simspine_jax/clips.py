@@ -20,7 +20,13 @@ from numpy.typing import NDArray
 
 from simspine_jax.annotations import N_LEVELS, SpineTrial
 from simspine_jax.errors import ShapeError, UnknownNameError
-from simspine_jax.geometry.cameras import TANGENTIAL_FACTOR, Cameras, project
+from simspine_jax.geometry.cameras import (
+    TANGENTIAL_FACTOR,
+    Cameras,
+    normalised_from_pixels,
+    project,
+    undistort,
+)
 from simspine_jax.geometry.frames import R_yup_zup
 from simspine_jax.schema import RecordField, fields_of, record_field
 from simspine_jax.skeleton import AXIS_NAMES, KEYPOINT_NAMES
@@ -31,11 +37,17 @@ MAX_CLIP_FRAMES = 500
 N_BODIES = 30
 """Bodies of the spine model, in the order of its `SpineModel.body_names`."""
 
+FOLD = 1e-2
+"""How far a ray may pass from its undistorted picture on the plane one metre in front of a camera, m."""
+
 SPLITS: Mapping[str, tuple[str, ...]] = {"train": ("S1", "S5", "S6", "S7", "S8"), "test": ("S9", "S11")}
 """Subjects of the paper's splits."""
 
 CURVATURE_NAMES: tuple[str, ...] = ("lordosis", "kyphosis", "body_lordosis", "body_kyphosis")
 """The columns of ``curvature``: by keypoints and by body frames."""
+
+NO_CAMERA = "none"
+"""The view of a trial without cameras: nothing is known of it. TFDS can't store an array without views."""
 
 _K, _A = len(KEYPOINT_NAMES), len(AXIS_NAMES)
 
@@ -228,7 +240,8 @@ def clips_of(
     frames = _frames_of(trial, cameras.names, truth)
     for first in range(0, trial.n_frames, max_frames):
         part: dict[str, Any] = {name: values[first : first + max_frames] for name, values in frames.items()}
-        part |= _pictures(placed, part["keypoints_3d"], max_frames)
+        pixels, inside = pictures_of(placed, part["keypoints_3d"], max_frames)
+        part |= {"keypoints_2d": pixels, "keypoints_2d_mask": inside}
         yield Clip(first_frame=first, **about, **part)
 
 
@@ -295,23 +308,37 @@ def _in_views(
     return placed
 
 
-def _pictures(cameras: Cameras, keypoints: NDArray[np.float32], max_frames: int) -> dict[str, Any]:
-    """``keypoints_2d`` and its mask; frames are padded, so that all clips share a compiled program."""
+def pictures_of(
+    cameras: Cameras, keypoints: NDArray[np.float32], max_frames: int = MAX_CLIP_FRAMES
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """``keypoints_2d`` and its mask.
+
+    Args:
+        cameras: in the ground frame.
+        keypoints: [T 37 3] m, NaN where they are not known.
+        max_frames: at least T; all clips that are filled up to it share a compiled program.
+    """
     count, n_views = len(keypoints), len(cameras.names)
     if not n_views:
         empty = np.zeros((count, 0, _K, 2), np.float32)
-        return {"keypoints_2d": empty, "keypoints_2d_mask": empty[..., 0].astype(bool)}
+        return empty, empty[..., 0].astype(bool)
     padded = np.full((max_frames, _K, 3), np.nan, np.float32)
     padded[:count] = keypoints
     unnamed = dataclasses.replace(cameras, names=("",) * n_views)
-    pixels = np.asarray(_project(unnamed, jnp.asarray(padded)))[:count]
+    pixels, comes_back = (np.asarray(x)[:count] for x in _project(unnamed, jnp.asarray(padded)))
     sizes = np.where(np.isnan(cameras.sizes), np.inf, np.asarray(cameras.sizes, np.float64))[:, None]
     with np.errstate(invalid="ignore"):
-        inside = np.all((pixels >= 0) & (pixels < sizes), axis=-1)  # NaN is not
-    return {"keypoints_2d": pixels, "keypoints_2d_mask": inside}
+        inside = np.all((pixels >= 0) & (pixels < sizes), axis=-1) & comes_back  # NaN is not
+    return pixels, inside
 
 
 @jax.jit
-def _project(cameras: Cameras, points: jax.Array) -> jax.Array:
-    """[T V K 2] px from [T K 3] m."""
-    return jnp.moveaxis(project(cameras, points).keypoints, 2, 1)
+def _project(cameras: Cameras, points: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """[T V K 2] px from [T K 3] m, and where undoing the lens distortion gives the point's ray again."""
+    seen = project(cameras, points)
+    plain = dataclasses.replace(cameras, distortion=jnp.zeros_like(cameras.distortion))
+    rays = normalised_from_pixels(cameras, project(plain, points).keypoints)
+    found = undistort(cameras, normalised_from_pixels(cameras, seen.keypoints))
+    # Far outside of a lens's field of view its polynomial folds back, even into the picture.
+    comes_back = (jnp.abs(found - rays) < FOLD).all(axis=-1)
+    return jnp.moveaxis(seen.keypoints, 2, 1), jnp.moveaxis(comes_back, 2, 1)

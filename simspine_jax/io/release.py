@@ -205,9 +205,22 @@ def read_release(
         raw = (_read_files(ReleaseLayout.at(release.path), trial) for trial in chosen)
     else:
         raw = (_read_group(release.path, trial) for trial in chosen)
-        if angles is None and chosen and _read_group(release.path, chosen[0]).in_degrees is None:
-            angles = "deg" if any(_is_degrees(_read_group(release.path, t).axes) for t in chosen) else "rad"
+        angles = _angles_by_size(release, chosen) if angles is None else angles
     return (_trial(found, angles, up) for found in raw)
+
+
+def release_angles(path: PathLike) -> Literal["deg", "rad"] | None:
+    """The unit of the angles by the size of all of them; None where the files say it themselves.
+
+    Who reads a release trial by trial finds it once and gives it to `read_release`: a person who stands still
+    does not tell.
+
+    Raises:
+        FileFormatError: it is no release, or damaged.
+        MissingDependencyError: an HDF5 file without h5py.
+    """
+    release = find_release(path)
+    return _angles_by_size(release, release.trials) if release.form == "hdf5" else None
 
 
 def read_release_cameras(path: PathLike, subject: str) -> Cameras | None:
@@ -356,6 +369,13 @@ def _trial(raw: _Raw, angles: Literal["deg", "rad"] | None, up: Literal["y", "z"
         )
     except ShapeError as error:
         raise FileFormatError(f"{raw.source}: {error}") from None
+
+
+def _angles_by_size(release: Release, trials: Sequence[ReleaseTrial]) -> Literal["deg", "rad"] | None:
+    """What `release_angles` says of these trials of an HDF5 file."""
+    if not trials or _read_group(release.path, trials[0]).in_degrees is not None:
+        return None
+    return "deg" if any(_is_degrees(_read_group(release.path, t).axes) for t in trials) else "rad"
 
 
 def _is_degrees(axes: NDArray[np.float64]) -> bool:

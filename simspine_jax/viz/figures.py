@@ -126,7 +126,7 @@ def thoracolumbar_figure(statistics: SetStatistics, *, unverified: bool = False)
         ):
             known = reference.shown_values(values, unverified=unverified)[:2]
             _curvature_panel(axes, groups, name, known, left_width)
-        _name_groups(panels[-1], list(groups))
+        name_groups(panels[-1], list(groups))
         draw_lumbar_ranges(list(right.subplots(3, 1, sharex=True)), statistics, unverified=unverified)
     return figure
 
@@ -145,7 +145,7 @@ def neck_figure(statistics: SetStatistics, *, unverified: bool = False) -> Figur
         panels = figure.subplots(3, 1, sharex=True)
         for axes, motion, sign, color in zip(panels, MOTIONS, signs, COLORS, strict=False):
             tallies = [group.rotations["neck", motion] for group in statistics.by_action.values()]
-            _violins(axes, tallies, color)
+            draw_violins(axes, tallies, color)
             axes.axhline(0, color="#999999", linewidth=0.8, zorder=0)
             value, beside = reference.NECK_ROM[motion], reference.NONE_SOUND
             if unverified or value.is_sound:
@@ -153,7 +153,7 @@ def neck_figure(statistics: SetStatistics, *, unverified: bool = False) -> Figur
             beside = textwrap.fill(beside, int(15 * width), break_on_hyphens=False)
             axes.set_title(f"{motion.capitalize()} ({sign})\n{beside}", loc="left", fontsize=8)
             axes.set_ylabel("Angle (°)")
-        _name_groups(panels[-1], list(statistics.by_action))
+        name_groups(panels[-1], list(statistics.by_action))
     return figure
 
 
@@ -301,7 +301,7 @@ def _curvature_panel(
         color = _PAPER if value.source.startswith("SIMSPINE") else _LITERATURE
         label = f"{value.source}: {value.what}, {value.shown()}° ({_short_status(value)})"
         axes.axhspan(low, high, color=color, zorder=0, label=label)
-    _violins(axes, [group.curvature[name] for group in groups.values()], COLORS[0])
+    draw_violins(axes, [group.curvature[name] for group in groups.values()], COLORS[0])
     axes.fill([], [], color=COLORS[0], alpha=0.55, label=_BY_KEYPOINTS)
     bodies = [group.curvature[f"body_{name}"] for group in groups.values()]
     if any(tally.count for tally in bodies):
@@ -315,7 +315,8 @@ def _curvature_panel(
     _name_panel(axes, f"{name.capitalize()} {span} ({angle})", width)
 
 
-def _name_groups(axes: Axes, names: Sequence[str]) -> None:
+def name_groups(axes: Axes, names: Sequence[str]) -> None:
+    """Names below violins or bars that stand at 0, 1, 2 …; many of them upright."""
     slope = 40 if len(names) <= _SLANTED else 90
     axes.set_xticks(range(len(names)), names, rotation=slope, ha="right", rotation_mode="anchor")
     if slope == 90:
@@ -326,7 +327,7 @@ def _name_groups(axes: Axes, names: Sequence[str]) -> None:
     axes.set_xlim(center - half, center + half)
 
 
-def _violins(axes: Axes, tallies: Sequence[Tally], color: str) -> None:
+def draw_violins(axes: Axes, tallies: Sequence[Tally], color: str) -> None:
     """One violin a tally, from its histogram; a bar at the mean. Nothing where a tally is empty."""
     there = [(i, tally) for i, tally in enumerate(tallies) if tally.count]
     if not there:

@@ -134,7 +134,7 @@ def write_trial_report(
         "Data": trial.source or "source not stated",
     }
     title = f"Spine annotations of {trial.name}"
-    _write_page(path, title, statistics.notices, about, sections, links or {})
+    write_page(path, title, statistics.notices, about, sections, links or {})
 
 
 def write_set_report(
@@ -172,7 +172,7 @@ def write_set_report(
         "Data": statistics.source,
     }
     sections = dict(_set_sections(statistics, tables, unverified))
-    _write_page(path, "Validation of spine annotations", statistics.notices, about, sections, links or {})
+    write_page(path, "Validation of spine annotations", statistics.notices, about, sections, links or {})
 
 
 def _trial_sections(
@@ -184,17 +184,17 @@ def _trial_sections(
         "Faults before (light) and after repair (dark), and repairs; a bar is at least a pixel wide. "
         "Repaired frames have an interpolated pose; a short gap of one marker is filled before any pose."
     )
-    timeline = _picture(quality_figure(trial), text, source)
+    timeline = picture_html(quality_figure(trial), text, source)
     events = _html(_events_table(trial.events, source)) if trial.events else _nothing("no events")
     yield "Quality", timeline + events
     if _finite(*curvatures):
-        yield "Curvature", _picture(curvature_figure(trial, angles), f"Over time. {TWO_MEASURES}", source)
+        yield "Curvature", picture_html(curvature_figure(trial, angles), f"Over time. {TWO_MEASURES}", source)
     else:
         yield "Curvature", _nothing("no curvature and no keypoints from which it could be computed")
     if _finite(angles.rotations):
         pictures = (
-            _picture(lumbar_figure(trial, angles), "Rotations of the lumbar spine over time.", source),
-            _picture(neck_over_time_figure(trial, angles), "Rotation of the neck over time.", source),
+            picture_html(lumbar_figure(trial, angles), "Rotations of the lumbar spine over time.", source),
+            picture_html(neck_over_time_figure(trial, angles), "Rotation of the neck over time.", source),
         )
         yield "Lumbar and neck angles", "".join(pictures)
         yield "Range of motion", _ranges(statistics)
@@ -219,9 +219,9 @@ def _set_sections(
         "Redrawn for these data after the SIMSPINE paper's Figure 3."
     )
     drawn = thoracolumbar_figure(statistics, unverified=unverified)
-    yield "Thoracolumbar spine", _picture(drawn, text, source)
+    yield "Thoracolumbar spine", picture_html(drawn, text, source)
     text = "Rotations of the neck by action. Redrawn for these data after the SIMSPINE paper's Figure 4."
-    yield "Cervical spine", _picture(neck_figure(statistics, unverified=unverified), text, source)
+    yield "Cervical spine", picture_html(neck_figure(statistics, unverified=unverified), text, source)
     yield "Reprojection and residuals", _errors(statistics)
     tables = (*more, *validation_tables(statistics, unverified=unverified))
     yield "Tables", "".join(map(_html, tables))
@@ -233,7 +233,7 @@ def _ranges(statistics: SetStatistics) -> str:
         f"Range from the 5th to the 95th percentile, {statistics.how_known} (solid), beside what is known of "
         "the literature (dashed)."
     )
-    return _picture(lumbar_ranges_figure(statistics), text, statistics.source)
+    return picture_html(lumbar_ranges_figure(statistics), text, statistics.source)
 
 
 def _errors(statistics: SetStatistics) -> str:
@@ -252,7 +252,7 @@ def _errors(statistics: SetStatistics) -> str:
     ):  # fmt: skip
         if any(tally.count for tally in tallies.values()):
             figure = errors_figure(tallies, title, unit, statistics.source, statistics.notices)
-            parts.append(_picture(figure, f"{title}. {text}", statistics.source))
+            parts.append(picture_html(figure, f"{title}. {text}", statistics.source))
         else:
             parts.append(_nothing(missing))
     return "".join(parts)
@@ -303,7 +303,8 @@ def _nothing(what: str) -> str:
     return f'<p class="nothing">The data hold {html.escape(what)}.</p>\n'
 
 
-def _picture(figure: Figure, text: str, source: str) -> str:
+def picture_html(figure: Figure, text: str, source: str) -> str:
+    """A figure inside a page, under a text; its description tells where the data come from too."""
     data = base64.b64encode(png_bytes(figure)).decode("ascii")
     # The picture itself says where its data come from; so that a search finds it, its description does too.
     described = html.escape(f"{text} Data: {source}")
@@ -313,7 +314,7 @@ def _picture(figure: Figure, text: str, source: str) -> str:
     )
 
 
-def _write_page(
+def write_page(
     path: str | os.PathLike[str],
     title: str,
     notices: Sequence[str],
@@ -321,6 +322,19 @@ def _write_page(
     sections: Mapping[str, str],
     links: Mapping[str, str],
 ) -> None:
+    """Writes a page with what must be known, facts, links, contents and sections.
+
+    Args:
+        path: of the page.
+        title: in a sentence.
+        notices: sentences in boxes above everything.
+        facts: words to words; escaped here.
+        sections: headings to HTML, in which everything from data is escaped already.
+        links: words to paths relative to the page.
+
+    Raises:
+        SimspineError: the file can't be written.
+    """
     known = "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in facts.items())
     # Quoted, a path stays a path: no other scheme can be meant.
     beside = "".join(

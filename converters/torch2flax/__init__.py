@@ -1,0 +1,1 @@
+"""Published PyTorch weights as Flax models of `simspine_jax`."""

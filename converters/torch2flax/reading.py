@@ -1,0 +1,75 @@
+"""State dicts of PyTorch, read without running anything that is in the file."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from simspine_jax.errors import FileFormatError, MissingDependencyError, one_line
+from simspine_jax.io.files import place, read_bytes
+
+StateDict = Mapping[str, NDArray[Any]]
+
+WRAPPERS: tuple[str, ...] = ("state_dict", "model_state_dict", "model")
+"""Keys under which checkpoints keep their state dict."""
+
+PREFIXES: tuple[str, ...] = ("module.",)
+"""What training on several devices puts before all names."""
+
+
+def read_state_dict(path: Path) -> StateDict:
+    """The weights in a ``.safetensors`` file, or a checkpoint of PyTorch, by name.
+
+    Args:
+        path: of the file; PyTorch's are opened with ``weights_only``, which refuses everything but numbers.
+
+    Raises:
+        FileFormatError: the file is missing, damaged, or holds no state dict.
+        MissingDependencyError: PyTorch or safetensors is needed and not installed.
+    """
+    read_bytes(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    try:
+        import torch
+    except ImportError:
+        raise MissingDependencyError("torch", "training", f"Reading {path.name}") from None
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        raise FileFormatError(
+            f"{place(path)}: it can't be read as weights ({one_line(str(error), 120)}); valid is a "
+            "checkpoint of PyTorch that holds tensors alone, or .safetensors"
+        ) from None
+    for key in WRAPPERS:
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+    if not isinstance(found, Mapping) or not any(isinstance(v, torch.Tensor) for v in found.values()):
+        raise FileFormatError(f"{place(path)}: it holds no tensors by name; valid is a state dict")
+    return _plain({n: v.detach().float().numpy() for n, v in found.items() if isinstance(v, torch.Tensor)})
+
+
+def _read_safetensors(path: Path) -> StateDict:
+    try:
+        from safetensors import SafetensorError  # type: ignore[import-not-found]
+        from safetensors.numpy import load_file  # type: ignore[import-not-found]
+    except ImportError:
+        raise MissingDependencyError("safetensors", "training", f"Reading {path.name}") from None
+    try:
+        return _plain(load_file(path))
+    except (SafetensorError, ValueError) as error:
+        raise FileFormatError(
+            f"{place(path)}: it can't be read ({one_line(str(error), 120)}); valid is a whole "
+            ".safetensors file"
+        ) from None
+
+
+def _plain(weights: StateDict) -> StateDict:
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in weights):
+            weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    return weights

@@ -1,0 +1,134 @@
+"""Batches of people cropped from pictures, which Grain's threads decode while a training uses others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from simspine_jax.arrays import Bool, Float, Int
+from simspine_jax.datasets.batches import MAX_SEED
+from simspine_jax.datasets.records import RecordSequence
+from simspine_jax.datasets.samples import Numbers
+from simspine_jax.errors import MissingDependencyError, ShapeError
+from simspine_jax.pictures import OUTSIDE, Crop, Picture, top_down
+
+if TYPE_CHECKING:
+    import grain
+
+DECODED_AHEAD = 64
+"""Crops that are ready or under way while a batch is waited for."""
+
+Cropper = Callable[[Picture, np.random.Generator], Crop]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class CropBatch:
+    """Crops of B pictures, and what scores need of the pictures.
+
+    Attributes:
+        pixels: uint8, RGB.
+        keypoints: px of the crop; NaN where they are not known.
+        visibility: COCO's: 0 outside of the crop or not known, 1 occluded, 2 visible.
+        labelled: where ``visibility`` is not 0.
+        matrix: px of the picture to px of the crop; `pictures.inverse_map` of one goes back.
+        box: left, top, width and height of the person in the picture, px.
+        area: of what is seen of the person, px^2; NaN where it is not known.
+        index: number of the picture in its sequence.
+    """
+
+    pixels: Int[Numbers, "B height width 3"]
+    keypoints: Float[Numbers, "B K 2"]
+    visibility: Int[Numbers, "B K"]
+    labelled: Bool[Numbers, "B K"]
+    matrix: Float[Numbers, "B 2 3"]
+    box: Float[Numbers, "B 4"]
+    area: Float[Numbers, " B"]
+    index: Int[Numbers, " B"]
+
+
+def upright_crop(picture: Picture, random: np.random.Generator) -> Crop:
+    """The person's crop without any augmentation, as detectors are evaluated on."""
+    del random
+    return top_down(picture)
+
+
+def picture_batches(
+    pictures: RecordSequence[Picture],
+    batch_size: int,
+    seed: int = 0,
+    *,
+    shuffle: bool = True,
+    epochs: int | None = None,
+    crop: Cropper = upright_crop,
+) -> grain.DatasetIterator[CropBatch]:
+    """Batches of crops in NumPy's arrays, each epoch in an order of its own.
+
+    The iterator's ``get_state()`` and ``set_state(state)`` tell and set the next batch, so that a training
+    resumes at it, draws of ``crop`` included; the state is JSON in bytes or a dictionary that Orbax saves.
+
+    Args:
+        pictures: of `open_pictures` or `pictures_in_memory`.
+        batch_size: crops of a batch; an incomplete last one is given only without ``shuffle``.
+        seed: of the order and of what ``crop`` draws, 0 to `batches.MAX_SEED`.
+        shuffle: False for the pictures' own order, as for evaluation.
+        epochs: how often each picture comes; None without end.
+        crop: makes the crop of a picture, with a generator that is the picture's and the epoch's own.
+
+    Raises:
+        MissingDependencyError: Grain is not installed.
+        ShapeError: the sizes can't be, or the seed is out of range.
+        FileFormatError: a picture can't be decoded; raised when it is reached.
+    """
+    try:
+        import grain
+    except ImportError:
+        raise MissingDependencyError("grain", "tfds", "Loading pictures") from None
+    count = len(pictures)
+    if not 1 <= batch_size <= count or (epochs is not None and epochs < 1):
+        raise ShapeError(
+            f"Batches of {batch_size} of {count} pictures, {epochs} times, can't be made; "
+            f"valid is 1 to {count} of them, once or more"
+        )
+    if not 0 <= seed <= MAX_SEED:
+        raise ShapeError(f"The seed of the batches is {seed}; valid is 0 to {MAX_SEED}")
+    numbered: Any = grain.MapDataset.source(_Numbered(pictures)).seed(seed)
+    ordered = numbered.shuffle() if shuffle else numbered
+    crops = ordered.repeat(epochs).random_map(lambda item, random: _cropped(item, crop, random))
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    ready = crops.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=DECODED_AHEAD))
+    return ready.batch(batch_size, drop_remainder=shuffle).__iter__()
+
+
+class _Numbered:
+    """Pictures with their numbers, as Grain's sources are."""
+
+    def __init__(self, pictures: RecordSequence[Picture]) -> None:
+        self._pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int) -> tuple[int, Picture]:
+        return int(index), self._pictures[int(index)]
+
+
+def _cropped(numbered: tuple[int, Picture], crop: Cropper, random: np.random.Generator) -> CropBatch:
+    """One picture as a batch has it, without the first dimension."""
+    index, picture = numbered
+    found = crop(picture, random)
+    return CropBatch(
+        found.pixels,
+        found.keypoints,
+        found.visibility,
+        found.visibility != OUTSIDE,
+        found.matrix,
+        picture.box,
+        np.float32(picture.area),  # type: ignore[arg-type]
+        np.int32(index),  # type: ignore[arg-type]
+    )

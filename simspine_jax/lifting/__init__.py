@@ -1,0 +1,1 @@
+"""Lifters: from the keypoints that one camera sees to positions in space. One model a file."""

@@ -1,0 +1,1 @@
+"""Training: one run a file in `configs`, its loop, checkpoints, logs and evaluation."""

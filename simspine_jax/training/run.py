@@ -1,0 +1,272 @@
+"""What a training is: a frozen description that a config file holds and a checkpoint keeps.
+
+A config is one Python file with a `Run` called ``RUN``. Single settings are changed by name, as
+``data.source=truth``; what a run was in the end is written as JSON beside its checkpoints.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import runpy
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from simspine_jax.errors import FileFormatError, SimspineError, UnknownNameError, one_line
+from simspine_jax.io.files import PathLike, atomic_write, place, read_text
+from simspine_jax.lifting.kinematic import KinematicOptions
+from simspine_jax.lifting.motion_agformer import MotionAGFormerOptions
+from simspine_jax.lifting.simple_baseline import SimpleBaselineOptions
+
+ModelOptions = SimpleBaselineOptions | MotionAGFormerOptions | KinematicOptions
+
+MODELS: Mapping[str, type[Any]] = {
+    "simple_baseline": SimpleBaselineOptions,
+    "motion_agformer": MotionAGFormerOptions,
+    "kinematic": KinematicOptions,
+}
+"""Kinds of models, as run files call them, and their options."""
+
+CONFIGS = Path(__file__).with_name("configs")
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What a lifter is trained and evaluated on.
+
+    Attributes:
+        config: of the dataset.
+        keypoints: ``spine`` for the fifteen of the reduced release, ``all`` for the 37.
+        source: of the 2D keypoints: ``detected``, or ``truth``, the target's own pictures.
+        target: ``truth``, which only synthetic trials have, or the dataset's ``annotation``.
+        rate_hz: frames of each trial and second that single frames are taken at; None for all.
+        stride: frames from one window of training to the next; not for single frames.
+    """
+
+    config: str = "synthetic"
+    keypoints: Literal["spine", "all"] = "all"
+    source: Literal["detected", "truth"] = "detected"
+    target: Literal["truth", "annotation"] = "truth"
+    rate_hz: float | None = None
+    stride: int = 9
+
+
+@dataclass(frozen=True)
+class OptimiserOptions:
+    """AdamW and its learning rate.
+
+    Attributes:
+        learning_rate: after warming up.
+        weight_decay: on matrices; not on biases, normalisation and other vectors.
+        schedule: ``steps`` for a tenth at each of ``drops``, ``cosine`` down to ``final``.
+        drops: shares of the run.
+        final: share of the learning rate at the end of ``cosine``.
+        warmup: steps in which the learning rate rises.
+        clip: largest norm of a gradient; None for no limit.
+    """
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    schedule: Literal["steps", "cosine"] = "steps"
+    drops: tuple[float, ...] = (0.6, 0.85)
+    final: float = 0.01
+    warmup: int = 0
+    clip: float | None = None
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a run is known to cost and to reach.
+
+    Attributes:
+        minutes: on two CPU cores.
+        scores: by name, such as ``spine_pmpjpe_mm``; on which data is said in the config file.
+    """
+
+    minutes: float
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training from start to end.
+
+    Attributes:
+        name: of its folder.
+        model: which lifter, and its sizes.
+        expected: cost and score.
+        data: what it learns from.
+        optimiser: how.
+        steps: of the optimiser.
+        batch_size: samples of a step, over all devices.
+        seed: of the first weights, the order of the data and dropout.
+        average: of the weights over steps: share that is kept in each; None for none.
+        compute: arithmetic of hidden layers; weights are always float32.
+        log_every: steps.
+        save_every: steps.
+        keep: checkpoints.
+    """
+
+    name: str
+    model: ModelOptions
+    expected: Expected
+    data: DataOptions = DataOptions()
+    optimiser: OptimiserOptions = OptimiserOptions()
+    steps: int = 10_000
+    batch_size: int = 256
+    seed: int = 0
+    average: float | None = None
+    compute: Literal["float32", "bfloat16"] = "float32"
+    log_every: int = 50
+    save_every: int = 1000
+    keep: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_every", "save_every", "keep"):
+            if getattr(self, name) < 1:
+                raise SimspineError(
+                    f"{name} of the run {self.name} is {getattr(self, name)}; valid is 1 or more"
+                )
+        if self.save_every % self.log_every:
+            raise SimspineError(
+                f"save_every of the run {self.name} is {self.save_every}; valid are multiples of log_every, "
+                f"{self.log_every}, after which losses are looked at"
+            )
+        if self.average is not None and not 0 < self.average < 1:
+            raise SimspineError(f"average of the run {self.name} is {self.average}; valid is between 0 and 1")
+
+    @property
+    def frames(self) -> int | None:
+        """Frames of the model's windows; None for a model of single frames."""
+        return getattr(self.model, "frames", None)
+
+
+def load_run(config: str) -> Run:
+    """A run by the name of a config of the package, or by the path of a Python file.
+
+    Raises:
+        UnknownNameError: there is no such config.
+        FileFormatError: the file can't be run, or has no `Run` called RUN.
+    """
+    path = Path(config)
+    if path.suffix != ".py":
+        path = CONFIGS / f"{config}.py"
+        names = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "__init__")
+        if config not in names:
+            raise UnknownNameError("Config", config, "the package", names)
+    read_text(path)
+    try:
+        found = runpy.run_path(str(path)).get("RUN")
+    except SimspineError:
+        raise
+    except Exception as error:
+        # Whatever a user's own file does wrong is told in one sentence, with the kind of error.
+        raise FileFormatError(
+            f"{place(path)}: it can't be run ({type(error).__name__}: {one_line(str(error))}); "
+            "valid is a Python file that sets RUN"
+        ) from None
+    if not isinstance(found, Run):
+        raise FileFormatError(
+            f"{place(path)}: it has no RUN; valid is a Python file that sets RUN = Run(...)"
+        )
+    return found
+
+
+def with_settings(run: Run, settings: Iterable[str]) -> Run:
+    """The run with single settings changed.
+
+    Args:
+        run: to begin with.
+        settings: such as ``steps=500`` or ``data.source=truth``.
+
+    Raises:
+        SimspineError: a setting isn't ``name=value``, or its value isn't valid.
+        UnknownNameError: the run has no such setting.
+    """
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise SimspineError(f"The setting '{setting}' has no value; valid is NAME=VALUE")
+        run = _replaced(run, name.strip().split("."), text.strip(), name)
+    return run
+
+
+def _replaced(part: Any, path: list[str], text: str, whole: str) -> Any:
+    hints = typing.get_type_hints(type(part))
+    first, *rest = path
+    valid = [n for n in hints if n != "expected"]
+    if first not in valid:
+        raise UnknownNameError("Setting", whole, type(part).__name__, valid)
+    value = getattr(part, first)
+    if rest:
+        if not dataclasses.is_dataclass(value):
+            raise UnknownNameError("Setting", whole, type(part).__name__, valid)
+        return dataclasses.replace(part, **{first: _replaced(value, rest, text, whole)})
+    if dataclasses.is_dataclass(value):
+        inner = [f"{whole}.{f.name}" for f in dataclasses.fields(value)]
+        raise SimspineError(f"The setting {whole} is a group; valid are {', '.join(inner)}")
+    return dataclasses.replace(part, **{first: _parsed(text, hints[first], whole)})
+
+
+def _parsed(text: str, hint: Any, name: str) -> Any:
+    """The value of a setting, by the type that its field has."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if text.lower() == "none":
+            return None
+        (hint,) = (a for a in arguments if a is not type(None))
+        return _parsed(text, hint, name)
+    if origin is Literal:
+        if text not in arguments:
+            raise SimspineError(f"The setting {name} is '{text}'; valid are {', '.join(arguments)}")
+        return text
+    if origin is tuple:
+        return tuple(_parsed(part, arguments[0], name) for part in text.split(",") if part)
+    if hint is bool:
+        if text.lower() not in ("true", "false"):
+            raise SimspineError(f"The setting {name} is '{text}'; valid are true and false")
+        return text.lower() == "true"
+    try:
+        return hint(text)
+    except ValueError:
+        kind = {int: "a whole number", float: "a number"}[hint]
+        raise SimspineError(f"The setting {name} is '{text}'; valid is {kind}") from None
+
+
+def run_to_json(run: Run) -> dict[str, Any]:
+    """The run as JSON's types."""
+    kind = next(name for name, options in MODELS.items() if type(run.model) is options)
+    content = dataclasses.asdict(run)
+    return content | {"model": {"kind": kind, **content["model"]}}
+
+
+def write_run(path: PathLike, run: Run) -> None:
+    """Writes the run as JSON."""
+    with atomic_write(path) as file:
+        json.dump(run_to_json(run), file, indent=1)
+        file.write("\n")
+
+
+def read_run(path: PathLike) -> Run:
+    """A run that `write_run` wrote.
+
+    Raises:
+        FileFormatError: it is missing, damaged, or of another version of this program.
+    """
+    try:
+        content = json.loads(read_text(path))
+        model = dict(content.pop("model"))
+        options = MODELS[model.pop("kind")](**model)
+        optimiser = content.pop("optimiser")
+        optimiser = OptimiserOptions(**optimiser | {"drops": tuple(optimiser["drops"])})
+        data, expected = DataOptions(**content.pop("data")), Expected(**content.pop("expected"))
+        return Run(**content, model=options, optimiser=optimiser, data=data, expected=expected)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FileFormatError(
+            f"{place(path)}: it is not a run of this version ({type(error).__name__}: "
+            f"{one_line(str(error))}); valid is the run.json of a training"
+        ) from None
