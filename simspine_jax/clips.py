@@ -140,6 +140,8 @@ class Clip:
     def __post_init__(self) -> None:
         sizes: dict[Any, int] = {"T": len(self.times), "V": len(self.camera_names)}
         for field in CLIP_FIELDS:
+            if field.kind == "float32" and not field.shape:  # as a record gives it back
+                object.__setattr__(self, field.name, float(np.float32(getattr(self, field.name))))
             if field.kind == "text" or not field.shape:
                 continue
             array = np.asarray(getattr(self, field.name), field.kind)

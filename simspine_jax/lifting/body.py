@@ -134,7 +134,9 @@ class SpineBody:
     @cached_property
     def _locations(self) -> np.ndarray:
         """``[K 3]`` of the keypoints in their bodies."""
-        markers = np.asarray(self.model.marker_locations)
+        # Not `marker_locations`, whose indexing would be traced where this is first asked for in a program.
+        sites = np.array(self.model.topology.marker_sites, int)
+        markers = np.asarray(self.model.mjx_model.site_pos)[sites]
         names = [name for name in TRC_NAMES if name in {m.name for m in PAPER_MARKERS}]
         column = dict(zip(names, self.model.marker_indices(names), strict=True))
         return np.array(

@@ -28,7 +28,7 @@ import numpy as np
 from jax import lax
 from numpy.typing import NDArray
 
-from simspine_jax.arrays import Array, Bool, Float
+from simspine_jax.arrays import Array, Bool, Float, Int
 from simspine_jax.errors import ShapeError
 from simspine_jax.metrics.masked import Masked, safe_norm
 from simspine_jax.skeleton import OKS_SUBSETS, SIGMAS
@@ -343,7 +343,7 @@ def _match(
     crowd: Bool[Array, "I G"],
     there: Bool[Array, "I G"],
     ids: tuple[int, ...],
-) -> tuple[Bool[Array, "I D A H"], Bool[Array, "I D A H"], Float[Array, " A"]]:
+) -> tuple[Bool[Array, "I D A H"], Bool[Array, "I D A H"], Int[Array, " A"]]:
     """Which detections match somebody, which count neither way, and how many people count.
 
     Detections are by falling score. At each of `OKS_THRESHOLDS` a detection takes the person of highest OKS
@@ -353,7 +353,7 @@ def _match(
     size, boxes = jnp.asarray(people.area), jnp.asarray(people.boxes)
     keypoints, truth = (_only(ids, jnp.asarray(points)) for points in (keypoints, people.keypoints))
     area = _extent(keypoints) if area is None else area
-    labelled = people.labelled[..., np.array(ids, int)] & jnp.isfinite(truth).all(-1)
+    labelled = jnp.asarray(people.labelled)[..., np.array(ids, int)] & jnp.isfinite(truth).all(-1)
     similarity = _matrix(keypoints, truth, labelled, size, boxes, ids)
     low, high = (jnp.array(ends, similarity.dtype)[:, None] for ends in zip(*AREAS.values(), strict=True))
     other_size = (size[:, None] < low) | (size[:, None] > high)

@@ -14,7 +14,7 @@ al.'s, CVPR 2019; that of acceleration is Kanazawa et al.'s, CVPR 2019.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import jax
@@ -234,7 +234,7 @@ def bone_length_change(
     return Masked.of(spread.filled, lengths.present.sum(-2) > 1)
 
 
-def regions_among(ids: Sequence[int] = range(N_KEYPOINTS)) -> dict[str, tuple[int, ...]]:
+def regions_among(ids: Iterable[int] = range(N_KEYPOINTS)) -> dict[str, tuple[int, ...]]:
     """Positions of the paper's regions in a list of keypoint ids; regions that lack a keypoint are left out.
 
     Args:
@@ -254,7 +254,7 @@ def by_region(
     truth: Float[Array, "*batch K 3"],
     mask: Bool[Array, "*batch K"] | None = None,
     *,
-    ids: Sequence[int] = range(N_KEYPOINTS),
+    ids: Iterable[int] = range(N_KEYPOINTS),
 ) -> dict[str, Masked]:
     """A metric of this module for each of the paper's regions, from those of `regions_among` the ids."""
     return {

@@ -66,7 +66,7 @@ RANKS = {
 # What the pure core may import besides itself and the standard library.
 CORE = ("geometry", "signal", "solvers", "kinematics", "metrics")
 CORE_PACKAGES = {"jax", "numpy", "scipy", "mujoco", "jaxtyping"}
-# Where the library may import the other packages, inside a function (`kinematics.isolated` runs it as a process).
+# Where the library may import the other packages, in a function (`kinematics.isolated` runs one as a process).
 CONVERTER_USERS = {"cli", "cli_dataset", "demo", "pipeline"}
 HEAVY = ("jax", "mujoco", "opensim", "numpy", "scipy", "viser", "matplotlib", "tqdm")
 

@@ -232,7 +232,7 @@ def test_a_simulation_keeps_all_that_it_knows(simulation: Path) -> None:
     assert (
         first.source == "trials/S1/S1_Walking_1.npz"
     )  # the record is missing; where the folder lies is nobody's
-    assert first.height_m == 1.8
+    assert first.height_m == pytest.approx(1.8, rel=1e-6)
     assert np.isnan(first.mass_kg)
     assert first.scale_factors[29].tolist() == [30, 2, 3]
     assert (second.subject, second.camera_names) == ("S11", (NO_CAMERA,))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
 from simspine_jax.annotations import GAP_FILLED
 from simspine_jax.capture import make_rig
+from simspine_jax.clips import cameras_in_ground
 from simspine_jax.errors import SimspineError, UnknownNameError
+from simspine_jax.geometry.cameras import project
 from simspine_jax.io import MarkerTrajectory
 from simspine_jax.kinematics.forward import forward_kinematics
 from simspine_jax.pipeline.official import CHAIN, blend_chain
@@ -131,6 +134,13 @@ def test_what_is_merged_is_in_the_frame_and_on_the_clock_of_the_markers() -> Non
     order = [found.names.index(name) for name in TRC_NAMES]
     np.testing.assert_allclose(found.positions[20][order], turned[20], atol=1e-6)
     assert not found.optical  # the spine is the detector's
+    # The cameras as a clip has them draw the merged points where the detector saw them.
+    assert found.T_ground_cameras is not None
+    placed = cameras_in_ground(cameras, found.T_ground_cameras)
+    drawn = np.moveaxis(np.asarray(project(placed, jnp.asarray(turned)).keypoints), 2, 1)
+    np.testing.assert_allclose(drawn, pictures, atol=1e-3)  # px; the points are off by micrometres
+    assert found.detections is not None
+    np.testing.assert_array_equal(found.detections, pictures)
 
 
 def test_short_gaps_of_a_marker_are_told_and_are_no_repairs() -> None:

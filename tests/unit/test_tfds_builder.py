@@ -31,6 +31,9 @@ from simspine_tfds.folders import alone  # noqa: E402
 from simspine_tfds.preparing import Request, facts, prepare  # noqa: E402
 from simspine_tfds.records import example_of, features_of  # noqa: E402
 
+# TFDS asks protobuf 6, with which Beam goes, for what protobuf 7 no longer has.
+pytestmark = pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning")
+
 FOLDER = Path(tempfile.mkdtemp(prefix="simspine-tfds-"))
 """Manual files, made once for all tests of this module."""
 
@@ -256,6 +259,17 @@ def test_other_options_need_force(tmp_path: Path) -> None:
     builder = prepare(dataclasses.replace(other, force=True))
     assert builder.info.splits["train"].num_examples == 2
     assert "test" not in builder.info.splits
+
+
+def test_other_files_need_force(tmp_path: Path) -> None:
+    import shutil
+
+    prepare(Request("release", tmp_path, FOLDER / "release"))
+    shutil.copytree(FOLDER / "release", tmp_path / "copy")
+    prepare(Request("release", tmp_path, tmp_path / "copy"))  # the same, elsewhere
+    (tmp_path / "copy" / "README.md").write_text("another one")
+    with pytest.raises(SimspineError, match=rf"from other files than {tmp_path}/copy; valid are"):
+        prepare(Request("release", tmp_path, tmp_path / "copy"))
 
 
 def test_two_builds_at_once_are_refused(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_four_devices_give_the_same_within_rounding(unbroken: Path, tmp_path: Pa
     several, single = (arrays_of(tmp_path / x, with_settings(RUN, settings)) for x in ("four", "one"))
     for name, array in single.items():
         if name.startswith("params") and "linear.bias" not in name:
-            # Adam divides gradients by their size, so that small ones carry their rounding into the weights: of
+            # Adam divides gradients by their size, so that small ones carry rounding into the weights: of
             # eight steps of 1e-3 a tenth of one may differ. A bias before a normalisation has no gradient at
             # all but rounding, and its steps go anywhere.
             np.testing.assert_allclose(several[name], array, rtol=0, atol=1e-4, err_msg=name)

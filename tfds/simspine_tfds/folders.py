@@ -13,6 +13,7 @@ from tensorflow_datasets.core import constants
 
 from simspine_jax.errors import SimspineError
 from simspine_jax.io.files import make_folder
+from simspine_jax.pipeline.records import digest_of
 
 _ASIDE = "replaced."
 
@@ -47,6 +48,12 @@ def _tidy(folder: Path) -> None:
             os.rename(aside, folder)
     for left in folder.parent.glob(f"{constants.INCOMPLETE_PREFIX}*_{folder.name}"):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def digest_of_names(folder: Path) -> str:
+    """Tells folders of files apart by names and sizes; reading a release whole would take minutes."""
+    files = ((str(p.relative_to(folder)), p.stat().st_size) for p in folder.rglob("*") if p.is_file())
+    return digest_of(repr(sorted(files)).encode())
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from simspine_jax.errors import SimspineError, UnknownNameError
 from simspine_jax.pipeline.dataset import SYNTHETIC_SECONDS, UNWATCHED, Watcher
 from simspine_jax.pipeline.dataset_pictures import N_PICTURES
-from simspine_tfds.folders import alone, set_aside
+from simspine_tfds.folders import alone, digest_of_names, set_aside
 from simspine_tfds.simspine_dataset_builder import DEFAULT_CONFIG, LICENSE, Builder
 
 FILE_FORMATS = ("array_record", "tfrecord")
@@ -95,13 +95,17 @@ def prepare(request: Request, watcher: Watcher = UNWATCHED) -> Builder:
 
 
 def _prepared(request: Request) -> Builder:
+    """What is there already, if it is what is asked for."""
     builder = new_builder(request)
-    stored = dict(builder.info.metadata or {}).get("options")
+    metadata: dict[str, Any] = dict(builder.info.metadata or {})
+    stored, files = metadata.get("options"), metadata.get("manual_files")
+    valid = "valid are the same, --force to replace it, or another --data-dir"
     if stored != builder.options or builder.format_name != request.file_format:
         told = options_text({"file format": builder.format_name, **(stored or {})})
+        raise SimspineError(f"{builder.data_dir} holds this data set with other options ({told}); {valid}")
+    if files and request.manual_dir and files != digest_of_names(request.manual_dir.expanduser()):
         raise SimspineError(
-            f"{builder.data_dir} holds this data set with other options ({told}); valid are the same, "
-            "--force to replace it, or another --data-dir"
+            f"{builder.data_dir} holds this data set from other files than {request.manual_dir}; {valid}"
         )
     return builder
 

@@ -33,7 +33,7 @@ from simspine_jax.pipeline.dataset_pictures import N_PICTURES, PictureSource
 from simspine_jax.pipeline.dataset_samples import SamplesSource
 from simspine_jax.pipeline.records import digest_of
 from simspine_jax.schema import RecordField
-from simspine_tfds.folders import alone
+from simspine_tfds.folders import alone, digest_of_names
 from simspine_tfds.records import (
     PlainExampleWriter,
     example_of,
@@ -208,9 +208,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
         self._with_beam = download_config.beam_runner is not None or download_config.beam_options is not None
         super()._download_and_prepare(dl_manager, download_config)
+        metadata = cast(tfds.core.MetadataDict, self.info.metadata)
         if not self._with_beam:  # whose workers count apart
-            counts = {split: dict(counted) for split, counted in self._counts.items()}
-            cast(tfds.core.MetadataDict, self.info.metadata).update(counts=counts)
+            metadata.update(counts={split: dict(counted) for split, counted in self._counts.items()})
+        if not self.config.is_made:
+            metadata.update(manual_files=digest_of_names(_manual_dir(dl_manager)))
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         with _telling(self.config.needs):
