@@ -32,6 +32,10 @@ METRICS = (
     _rate("memory_frames_per_s", 1_000_000.0, "Samples in shuffled batches from memory, on the device."),
     _rate("memory_frames_per_s/*", None, "The same by the size of a batch, or of windows."),
     _rate("images_per_s", 500.0, "Pictures decoded and cropped to 256x192, in shuffled batches."),
+    Metric(
+        "dataset/images_vs_tfdata", "x", "higher", None, None,
+        "Its rate over tf.data's with TensorFlow's decode_jpeg and crop_and_resize.", is_timing=True,
+    ),
 )  # fmt: skip
 
 
@@ -49,7 +53,7 @@ WORKLOADS = (
         "tfdata_frames_per_s",
     ),
     _workload(_rates("memory"), "memory_frames_per_s", "memory_frames_per_s/*"),
-    _workload(_rates("images"), "images_per_s"),
+    _workload(_rates("images"), "images_per_s", "images_vs_tfdata"),
 )
 
 SUITE = Suite("dataset", METRICS, WORKLOADS, late("dataset_rates", "DatasetPlace"))

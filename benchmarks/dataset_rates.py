@@ -35,13 +35,23 @@ from simspine_jax.datasets import (
     window_samples,
 )
 from simspine_jax.errors import SimspineError
-from simspine_jax.pictures import Picture
+from simspine_jax.pictures import (
+    CROP_SIZE,
+    Picture,
+    crop_matrix,
+    inverse_map,
+    map_points,
+    padded_box,
+    top_down,
+)
 
 CONFIG, SPLIT = "synthetic", "train"
 BATCH_SIZE = 1024
 BATCH_SIZES = (256, 4096, 16384)
 WINDOW, WINDOW_STRIDE = 27, 9
 PICTURES, PICTURE_BATCH = 256, 32
+# Of 255, the mean: crops that are decoded at a half of their size differ by so much at most, others by none.
+CROP_TOLERANCE = 8.0
 # Of the build that only tries the code: one subject of each split.
 QUICK = ("--subjects", "S1", "S9", "--actions", "Walking", "--seconds", "1")
 
@@ -219,7 +229,10 @@ def _epoch(batches: Batches) -> None:
 
 
 def images(place: DatasetPlace) -> Iterator[Measurement]:
-    """Pictures through Grain, from the built configuration or, where it isn't built, rendered now."""
+    """Pictures through Grain, from the built configuration or, where it isn't built, rendered now.
+
+    TensorFlow takes turns with it where it is installed, and has its JPEG files in memory.
+    """
     for package in ("cv2", "grain"):
         if importlib.util.find_spec(package) is None:
             raise SkippedError(f"{package} is not installed")
@@ -231,10 +244,44 @@ def images(place: DatasetPlace) -> Iterator[Measurement]:
         for _ in picture_batches(pictures, size, epochs=1):
             pass
 
-    best = interleaved({"grain": epoch}, place.repeats)["grain"]
+    ways: dict[str, Callable[[], object]] = {"grain": epoch}
+    if has_peer := importlib.util.find_spec("tensorflow") is not None:
+        ways["tfdata"] = _tfdata_crops(list(pictures), size)
+    best = interleaved(ways, place.repeats)
     shape = f"{pictures[0].width}x{pictures[0].height}"
     data = f"synthetic: {len(pictures)} rendered pictures of about {shape} px, {origin}"
-    yield Measurement("dataset/images_per_s", batches * size / best, data, f"Batches of {size}.")
+    rates = {name: batches * size / seconds for name, seconds in best.items()}
+    yield Measurement("dataset/images_per_s", rates["grain"], data, f"Batches of {size}.")
+    if not has_peer:
+        raise SkippedError("tensorflow is not installed")
+    detail = {f"{name}_images_per_s": round(rate, 1) for name, rate in rates.items()}
+    ratio = rates["grain"] / rates["tfdata"]
+    yield Measurement("dataset/images_vs_tfdata", ratio, data, f"Batches of {size}.", detail)
+
+
+def _tfdata_crops(pictures: list[Picture], size: int) -> Callable[[], object]:
+    """The same crops by tf.data and TensorFlow's own operations, shuffled and on all cores."""
+    import tensorflow as tf
+
+    maps = [inverse_map(crop_matrix(*padded_box(picture.box), CROP_SIZE)) for picture in pictures]
+    corners = [map_points(onto, [[0, 0], [CROP_SIZE[1] - 1, CROP_SIZE[0] - 1]]) for onto in maps]
+    # Rows before columns, as shares of the way from the first pixel's middle to the last one's.
+    boxes = [
+        (xy / [p.width - 1, p.height - 1])[:, ::-1].ravel() for xy, p in zip(corners, pictures, strict=True)
+    ]
+
+    def crop(jpeg: Any, box: Any) -> Any:
+        pixels = tf.io.decode_jpeg(jpeg, channels=3)
+        return tf.cast(tf.image.crop_and_resize(pixels[None], box[None], [0], CROP_SIZE)[0], tf.uint8)
+
+    jpegs = [picture.jpeg for picture in pictures]
+    files: Any = tf.data.Dataset.from_tensor_slices((jpegs, np.array(boxes, np.float32)))
+    cropped = files.shuffle(len(pictures)).map(crop, tf.data.AUTOTUNE, deterministic=False)
+    batched = cropped.batch(size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    off = np.asarray(crop(jpegs[0], boxes[0]), float) - top_down(pictures[0]).pixels
+    if np.abs(off).mean() > CROP_TOLERANCE:
+        raise AssertionError("TensorFlow's crop is not ours")
+    return lambda: sum(len(batch) for batch in batched.as_numpy_iterator())
 
 
 def _pictures(place: DatasetPlace) -> tuple[PictureSequence, str]:

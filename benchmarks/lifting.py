@@ -37,7 +37,70 @@ METRIC_WORKLOADS = (
     Workload(("lifting/metrics_vs_reference", "lifting/metrics_vs_reference/*"), _metrics("speed")),
 )
 
-PARTS: tuple[tuple[tuple[Metric, ...], tuple[Workload, ...]], ...] = ((METRIC_ROWS, METRIC_WORKLOADS),)
+_models = partial(late, "lifting_models")
+_RUNS = [(m, s) for m in ("simple_spine", "simple_full", "temporal_full", "kinematic_full")
+         for s in ("detected", "truth")]  # fmt: skip
+_ERRORS = {
+    "spine_pmpjpe_mm": "P-MPJPE of the 15 spine keypoints",
+    "spine_mpjpe_mm": "Root-relative MPJPE of the 15 spine keypoints",
+    "all_mpjpe_mm": "Root-relative MPJPE of all keypoints",
+}
+
+
+def _errors_of(model: str) -> list[str]:
+    return [name for name in _ERRORS if model != "simple_spine" or not name.startswith("all")]
+
+
+# Trained weights move with processor and number of cores, so that errors are shown and ratios are promised.
+MODEL_ROWS = (
+    Metric("lifting/simple_baseline_vs_pytorch", "ratio", "higher", _TIMES, 1.0,
+           "Training steps per second over PyTorch's on the same cores.", is_timing=True),
+    Metric("lifting/samples_per_s/*", "1/s", "higher", None, None,
+           "Samples per second in training; lifter in the key.", is_timing=True),
+    *(Metric(f"lifting/{m}/{s}/{name}", "mm", "lower", None, None, f"{_ERRORS[name]}; 2D {s}.")
+      for m, s in _RUNS for name in _errors_of(m)),
+    *(Metric(f"lifting/kinematic_vs_simple/{s}/spine_pmpjpe", "ratio", "lower", None, 0.85,
+             f"Spine P-MPJPE of the kinematic lifter over SimpleBaseline3D's; 2D {s}.")
+      for s in ("detected", "truth")),
+    *(Metric(f"lifting/kinematic_vs_simple/{s}/all_mpjpe", "ratio", "lower", None, 1.0,
+             f"Root-relative MPJPE of the kinematic lifter over SimpleBaseline3D's; 2D {s}.")
+      for s in ("detected", "truth")),
+    Metric("lifting/kinematic_full/limit_violations", "1", "lower", 0.0, 0.0,
+           "Coordinates beyond their bounds in all predictions."),
+    Metric("lifting/kinematic_full/bone_change_mm", "mm", "lower", _ROUNDING, 0.01,
+           "Largest deviation of a rigid bone's length within a clip."),
+    Metric("lifting/kinematic_full/lumbar_flexion_rms_deg", "deg", "lower", None, None,
+           "RMS error of the worst lumbar flexion angle."),
+)  # fmt: skip
+
+_ABOUT_BODY = ("limit_violations", "bone_change_mm", "lumbar_flexion_rms_deg")
+
+MODEL_WORKLOADS = (
+    Workload(("lifting/simple_baseline_vs_pytorch",), _models("against_pytorch")),
+    Workload(("lifting/samples_per_s/*",), _models("rates")),
+    *(
+        Workload(
+            (
+                *(f"lifting/{m}/{s}/{name}" for name in _errors_of(m)),
+                *(f"lifting/{m}/{x}" for x in _ABOUT_BODY if (m, s) == ("kinematic_full", "detected")),
+            ),
+            _models("trained", model=m, source=s),
+        )
+        for m, s in _RUNS
+    ),
+    *(
+        Workload(
+            tuple(f"lifting/kinematic_vs_simple/{s}/{name}" for name in ("spine_pmpjpe", "all_mpjpe")),
+            _models("kinematic_against_simple", source=s),
+        )
+        for s in ("detected", "truth")
+    ),
+)
+
+PARTS: tuple[tuple[tuple[Metric, ...], tuple[Workload, ...]], ...] = (
+    (METRIC_ROWS, METRIC_WORKLOADS),
+    (MODEL_ROWS, MODEL_WORKLOADS),
+)
 
 SUITE = Suite(
     "lifting",

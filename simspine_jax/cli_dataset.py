@@ -63,7 +63,8 @@ def _add_build_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, metavar="N", help="of synthetic data (0)")
     parser.add_argument("--file-format", default="array_record", metavar="F", help=(
         "array_record, or tfrecord, which needs TensorFlow (array_record)"))  # fmt: skip
-    parser.add_argument("--force", action="store_true", help="replace what is there")
+    parser.add_argument("--force", action="store_true", help=(
+        "replace what is there, and begin anew where a run stopped"))  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="print failures only")
 
 
@@ -168,7 +169,9 @@ def _watched(arguments: argparse.Namespace) -> Iterator[Watcher]:
             yield Watcher(progress, trial, expect, arguments.note)
     except KeyboardInterrupt:
         kept = "what is done is kept, " if arguments.config.startswith("synthetic") else ""
-        raise KeyboardInterrupt(f"no half dataset is left, {kept}and the same command goes on") from None
+        goes_on = f"{kept}and the same command {'goes on' if kept else 'builds it'}"
+        then = "and with --force the same command begins anew" if arguments.force else goes_on
+        raise KeyboardInterrupt(f"no half dataset is left, {then}") from None
 
 
 def _format_short(arguments: argparse.Namespace) -> str:

@@ -223,6 +223,7 @@ def truth_of(clip: Clip) -> SpineTrial | None:
     coordinates = _known(clip.true_kinematics, clip.true_kinematics_mask)
     if keypoints is None and coordinates is None:
         return None
+    curvature = _known(clip.true_curvature, clip.true_curvature_mask)
     missing: Mapping[str, NDArray[np.float64]] = {
         "keypoints": np.full(clip.keypoints_3d.shape, np.nan),
         "coordinates": np.full(clip.kinematics.shape, np.nan),
@@ -235,6 +236,8 @@ def truth_of(clip: Clip) -> SpineTrial | None:
         missing["keypoints"] if keypoints is None else keypoints,
         missing["coordinates"] if coordinates is None else coordinates,
         np.zeros(clip.n_frames, np.uint16),
+        lordosis=None if curvature is None else curvature[:, 0],
+        kyphosis=None if curvature is None else curvature[:, 1],
         source=f"{SYNTHETIC[1]}{clip.subject}, {clip.action}",
     )
 

@@ -9,7 +9,7 @@ same clip. Every array that can miss something has a mask, True where it is know
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,14 +28,23 @@ from simspine_jax.geometry.cameras import (
     undistort,
 )
 from simspine_jax.geometry.frames import R_yup_zup
+from simspine_jax.geometry.pixels import in_picture
 from simspine_jax.schema import RecordField, fields_of, record_field
 from simspine_jax.skeleton import AXIS_NAMES, KEYPOINT_NAMES
 
 MAX_CLIP_FRAMES = 500
 """Ten seconds at 50 Hz: records of this length read fastest, and one compiled shape serves all of them."""
 
-N_BODIES = 30
+BODY_NAMES: tuple[str, ...] = (
+    "pelvis", "sacrum", "femur_r", "patella_r", "tibia_r", "talus_r", "calcn_r", "toes_r", "femur_l",
+    "patella_l", "tibia_l", "talus_l", "calcn_l", "toes_l", "lumbar5", "lumbar4", "lumbar3", "lumbar2",
+    "lumbar1", "torso", "head", "Abdomen", "humerus_r", "ulna_r", "radius_r", "hand_r", "humerus_l", "ulna_l",
+    "radius_l", "hand_l",
+)  # fmt: skip
 """Bodies of the spine model, in the order of its `SpineModel.body_names`."""
+
+N_BODIES = len(BODY_NAMES)
+"""How many they are."""
 
 FOLD = 1e-2
 """How far a ray may pass from its undistorted picture on the plane one metre in front of a camera, m."""
@@ -64,14 +73,17 @@ class Clip:
     action: str = record_field("text", doc="Action with its repetition, such as 'Walking 1'.")
     source: str = record_field("text", doc="What the trial was made from.")
     is_synthetic: bool = record_field("bool", doc="Whether nobody was recorded for it.")
-    first_frame: int = record_field("int32", doc="Where the clip begins in its trial, frames from 0.")
+    first_frame: int = record_field("int32", doc="How many frames of its trial come before it.")
     rate_hz: float = record_field("float32", doc="Frames per second.")
     height_m: float = record_field("float32", doc="The subject's height, m; NaN where it is not known.")
     mass_kg: float = record_field("float32", doc="The subject's mass, kg; NaN where it is not known.")
     scale_factors: NDArray[np.float32] = record_field(
-        "float32", N_BODIES, 3, doc="Of each body of the generic spine model; NaN where they are not known."
+        "float32", N_BODIES, 3, doc="Of each of BODY_NAMES, forward, up and right; NaN: not known."
     )
     times: NDArray[np.float64] = record_field("float64", "T", doc="Since the trial began, s.")
+    frames: NDArray[np.int32] = record_field(
+        "int32", "T", doc="Number of each frame in its trial, as the source counts them; gaps are possible."
+    )
     keypoints_3d: NDArray[np.float32] = record_field(
         "float32", "T", _K, 3, doc="The annotation: 37 keypoints in the ground frame (Y up), m."
     )
@@ -113,7 +125,12 @@ class Clip:
         "float32", "T", "V", _K, 2, doc="Pictures of keypoints_3d, px, also outside of the picture."
     )
     keypoints_2d_mask: NDArray[np.bool_] = record_field(
-        "bool", "T", "V", _K, doc="Where keypoints_2d is known and in the picture, occluded or not."
+        "bool",
+        "T",
+        "V",
+        _K,
+        doc="Where keypoints_2d is known and in the picture, occluded or not: -0.5 < x < width - 0.5, for "
+        "the middle of the first pixel is 0; y likewise.",
     )
     detections_2d: NDArray[np.float32] = record_field(
         "float32", "T", "V", _K, 2, doc="What a 2D detector found, px."
@@ -135,6 +152,12 @@ class Clip:
     )
     true_kinematics_mask: NDArray[np.bool_] = record_field(
         "bool", "T", _A, doc="Where true_kinematics is known."
+    )
+    true_curvature: NDArray[np.float32] = record_field(
+        "float32", "T", 2, doc="Lordosis (L1-S1) and kyphosis (T3-T12) of the true keypoints, rad."
+    )
+    true_curvature_mask: NDArray[np.bool_] = record_field(
+        "bool", "T", 2, doc="Where true_curvature is known."
     )
 
     def __post_init__(self) -> None:
@@ -205,6 +228,7 @@ def clips_of(
     scale_factors: NDArray[np.float64] | None = None,
     height_m: float | None = None,
     mass_kg: float | None = None,
+    numbers: NDArray[np.int32] | None = None,
     max_frames: int = MAX_CLIP_FRAMES,
 ) -> Iterator[Clip]:
     """A trial in clips of ``max_frames``, the last one shorter where they don't divide.
@@ -216,6 +240,7 @@ def clips_of(
         scale_factors: [30 3] of the generic model's bodies.
         height_m: of the subject.
         mass_kg: likewise.
+        numbers: [T] of the frames, as the source counts them; from 0 without gaps if not given.
         max_frames: of a clip.
 
     Raises:
@@ -240,6 +265,7 @@ def clips_of(
         **_camera_fields(placed),
     }
     frames = _frames_of(trial, cameras.names, truth)
+    frames["frames"] = np.arange(trial.n_frames) if numbers is None else numbers
     for first in range(0, trial.n_frames, max_frames):
         part: dict[str, Any] = {name: values[first : first + max_frames] for name, values in frames.items()}
         pixels, inside = pictures_of(placed, part["keypoints_3d"], max_frames)
@@ -268,17 +294,17 @@ def _frames_of(
 ) -> dict[str, NDArray[Any]]:
     """The per-frame fields, but for the pictures."""
     frame = (trial.n_frames,)
-    curvature = [getattr(trial, name) for name in CURVATURE_NAMES]
+    curvature = _columns(trial, CURVATURE_NAMES)
+    true_curvature = None if truth is None else _columns(truth, CURVATURE_NAMES[:2])
     values = {
         "keypoints_3d": (trial.keypoints, (_K, 3), 1),
         "kinematics": (trial.coordinates, (_A,), 0),
         "vertebral_rotations": (trial.vertebral_rotations, (N_LEVELS, 3), 1),
-        "curvature": (
-            np.stack([np.full(frame, np.nan) if c is None else c for c in curvature], axis=-1), (4,), 0,
-        ),
+        "curvature": (curvature, (4,), 0),
         "detections_2d": (_in_views(trial.detections, trial, camera_names), (len(camera_names), _K, 2), 1),
         "true_keypoints_3d": (None if truth is None else truth.keypoints, (_K, 3), 1),
         "true_kinematics": (None if truth is None else truth.coordinates, (_A,), 0),
+        "true_curvature": (true_curvature, (2,), 0),
     }  # fmt: skip
     found: dict[str, Any] = {"times": trial.times, "quality": trial.quality.astype(np.int32)}
     for name, (value, rest, width) in values.items():
@@ -296,6 +322,13 @@ def _frames_of(
     return found
 
 
+def _columns(trial: SpineTrial, names: Sequence[str]) -> NDArray[np.float64]:
+    """[T N] of angles that a trial may lack."""
+    missing = np.full(trial.n_frames, np.nan)
+    found = (getattr(trial, name) for name in names)
+    return np.stack([missing if angles is None else angles for angles in found], axis=-1)
+
+
 def _in_views(
     values: NDArray[np.float64] | None, trial: SpineTrial, camera_names: tuple[str, ...]
 ) -> NDArray[np.float64] | None:
@@ -311,27 +344,43 @@ def _in_views(
 
 
 def pictures_of(
-    cameras: Cameras, keypoints: NDArray[np.float32], max_frames: int = MAX_CLIP_FRAMES
+    cameras: Cameras, keypoints: NDArray[np.float32], block: int = MAX_CLIP_FRAMES
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """``keypoints_2d`` and its mask.
 
     Args:
         cameras: in the ground frame.
         keypoints: [T 37 3] m, NaN where they are not known.
-        max_frames: at least T; all clips that are filled up to it share a compiled program.
+        block: T is filled up to the next multiple of it, and clips of one length share a compiled program.
     """
+    pixels, comes_back = _pictures(cameras, keypoints, block)
+    return pixels, in_picture(pixels, np.asarray(cameras.sizes, np.float64)[:, None]) & comes_back
+
+
+def folded_back(
+    cameras: Cameras, keypoints: NDArray[np.float32], block: int = MAX_CLIP_FRAMES
+) -> NDArray[np.bool_]:
+    """[T V 37]: where a pixel of `pictures_of` is none, for the point is beyond the lens' field of view.
+
+    A lens polynomial folds back far outside of it, so that such a pixel may lie anywhere.
+    """
+    pixels, comes_back = _pictures(cameras, keypoints, block)
+    return np.isfinite(pixels).all(axis=-1) & ~comes_back
+
+
+def _pictures(
+    cameras: Cameras, keypoints: NDArray[np.float32], block: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """[T V 37 2] px, and where they lead back to the point's ray."""
     count, n_views = len(keypoints), len(cameras.names)
     if not n_views:
         empty = np.zeros((count, 0, _K, 2), np.float32)
         return empty, empty[..., 0].astype(bool)
-    padded = np.full((max_frames, _K, 3), np.nan, np.float32)
+    padded = np.full((-(-count // block) * block, _K, 3), np.nan, np.float32)
     padded[:count] = keypoints
     unnamed = dataclasses.replace(cameras, names=("",) * n_views)
     pixels, comes_back = (np.asarray(x)[:count] for x in _project(unnamed, jnp.asarray(padded)))
-    sizes = np.where(np.isnan(cameras.sizes), np.inf, np.asarray(cameras.sizes, np.float64))[:, None]
-    with np.errstate(invalid="ignore"):
-        inside = np.all((pixels >= 0) & (pixels < sizes), axis=-1) & comes_back  # NaN is not
-    return pixels, inside
+    return pixels, comes_back
 
 
 @jax.jit

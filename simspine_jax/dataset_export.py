@@ -1,15 +1,17 @@
-"""The dataset in files of other kinds: the official HDF5, MMPose-style samples, COCO keypoints.
+"""The dataset's clips in files of other kinds: the official HDF5, MMPose-style samples, COCO keypoints.
 
 Each file appears whole or not at all. What a format has no room for is left out: HDF5 and samples hold
-neither quality flags nor detections nor truth, COCO has pictures' keypoints alone.
+neither detections nor truth, COCO has pictures' keypoints alone. HDF5 holds all frames with their quality;
+the others have no room for it and leave out what is not usable. `picture_export` does the like for pictures.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 from simspine_jax import __version__
 from simspine_jax.annotations import Quality, SpineTrial
 from simspine_jax.clip_trials import ClipSet, ClipTrial, iterate_trials, trial_of, world_cameras
-from simspine_jax.clips import Clip
+from simspine_jax.clips import Clip, folded_back
 from simspine_jax.errors import ShapeError, SimspineError, UnknownNameError
 from simspine_jax.geometry.cameras import Cameras
 from simspine_jax.geometry.frames import R_yup_zup
@@ -54,8 +56,12 @@ OCCLUSION = (
     "Keypoints inside the picture have v = 2 and others v = 0; whether they are occluded is not known."
 )
 
-_INSIDE, _PERSON = 2, 1
+PERSON = 1
+"""The number of the one category."""
+
+_INSIDE = 2
 _SYNTHETIC_LICENSE = "Synthetic: computed, nobody was recorded; free to use"
+_AREA = f"{AREA_OF_BOX} of the box"
 _SOURCE_LICENSE = "That of the recordings that the annotations were made from"
 
 
@@ -65,8 +71,8 @@ _SOURCE_LICENSE = "That of the recordings that the annotations were made from"
 def export_hdf5(path: PathLike, clips: ClipSet, note: Callable[[str], None], step: Step | None = None) -> int:
     """Write the official HDF5 release, `io.release`, which `read_release` reads.
 
-    Keypoints, times and cameras come back to the last bit, angles within two units in the last place of
-    float64. A subject's cameras are left out, and ``note`` told, where the format can't hold them: it has
+    Keypoints, times, quality and cameras come back to the last bit, angles within two units in the last place
+    of float64. A subject's cameras are left out, and ``note`` told, where the format can't hold them: it has
     one calibration a subject and OpenCV's distortion. Trials say in an attribute if they are synthetic.
 
     Returns:
@@ -131,14 +137,16 @@ def _equal_cameras(one: Cameras, other: Cameras) -> bool:
 def export_npz(
     path: PathLike,
     clips: ClipSet,
+    note: Callable[[str], None],
     keypoint_names: Sequence[str] = REDUCED_NAMES,
     step: Step | None = None,
 ) -> int:
-    """Write the samples of all frames and views, `io.samples`; the whole set is in memory, 2 to 4 kB a row.
+    """Write the samples of usable frames in all views, `io.samples`; all is in memory, 2 to 4 kB a row.
 
     Args:
         path: of the NPZ.
         clips: rows come trial after trial, in each camera after camera, in each frame after frame.
+        note: told how many frames are left out, if any.
         keypoint_names: the 15 or 37 of the release in its order.
         step: called after each trial.
 
@@ -147,16 +155,39 @@ def export_npz(
 
     Raises:
         ShapeError: the keypoints are others, or no trial has a camera.
-        SimspineError: the file can't be written.
+        SimspineError: no frame is usable, or the file can't be written.
     """
-    rows = [samples_of_clip(clip, keypoint_names) for clip in iterate_trials(_with_views(clips), step)]
+    rows: list[Samples] = []
+    frames = left_out = 0
+    for clip in iterate_trials(_with_views(clips), step):
+        usable = usable_frames(clip)
+        frames, left_out = frames + clip.n_frames, left_out + int((~usable).sum())
+        rows.append(_kept(samples_of_clip(clip, keypoint_names), np.tile(usable, len(clip.camera_names))))
+    if left_out == frames:
+        raise SimspineError(f"None of {frames} frames is usable; valid for samples are trials with some")
     samples = joined(rows)
     write_samples_npz(path, samples)
+    if left_out:
+        note(f"{left_out} of {frames} frames are not usable and left out: samples have no room for quality")
     return len(samples.image_names)
 
 
+def usable_frames(clip: Clip) -> NDArray[np.bool_]:
+    """[T]: frames of which nothing but a repair is noted."""
+    return (clip.quality & ~np.int32(Quality.INTERPOLATED)) == 0
+
+
+def _kept(samples: Samples, rows: NDArray[np.bool_]) -> Samples:
+    names = [f.name for f in dataclasses.fields(Samples) if f.name != "keypoint_names"]
+    arrays: dict[str, Any] = {name: getattr(samples, name)[rows] for name in names}
+    return dataclasses.replace(samples, **arrays)
+
+
 def samples_of_clip(clip: Clip, keypoint_names: Sequence[str] = REDUCED_NAMES) -> Samples:
-    """Samples of a clip with the clip's own pixels; camera space projects. See `io.samples.samples_of`.
+    """Samples of all frames of a clip with the clip's own pixels; camera space projects.
+
+    As `io.samples.samples_of`, but boxes leave out what `clips.folded_back` tells, and visibility is the
+    clip's.
 
     Raises:
         UnknownNameError: there is no such keypoint.
@@ -170,7 +201,8 @@ def samples_of_clip(clip: Clip, keypoint_names: Sequence[str] = REDUCED_NAMES) -
     count = len(cameras.names)
     rows = (count * clip.n_frames, len(ids))
     pixels = np.moveaxis(clip.keypoints_2d[:, :, ids], 1, 0).astype(np.float64).reshape(*rows, 2)
-    low, high = keypoint_boxes(pixels)
+    folded = np.moveaxis(folded_back(clip.cameras, clip.keypoints_3d)[:, :, ids], 1, 0).reshape(rows)
+    low, high = keypoint_boxes(np.where(folded[..., None], np.nan, pixels))
     rotations = np.asarray(cameras.rotations)[:, None, None]
     local = (rotations @ world[..., None])[..., 0] + np.asarray(cameras.translations)[:, None, None]
     return Samples(
@@ -187,9 +219,9 @@ def samples_of_clip(clip: Clip, keypoint_names: Sequence[str] = REDUCED_NAMES) -
 
 
 def image_names(clip: Clip) -> list[str]:
-    """Names that the release gives to pictures, camera after camera; frames count from the trial's first."""
+    """Names that the release gives to pictures, camera after camera, with the source's frame numbers."""
     stem = clip.action.replace(" ", "_")
-    frames = range(clip.first_frame, clip.first_frame + clip.n_frames)
+    frames = clip.frames.tolist()
     return [ImageName(clip.subject, stem, name, f).path for name in clip.camera_names for f in frames]
 
 
@@ -248,7 +280,10 @@ def export_coco(
         out = stack.enter_context(atomic_write(path))
         found = None if detections is None else stack.enter_context(atomic_write(detections))
         later = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8"))
-        out.write(_coco_head(clips.trials))
+        kinds = {trial.is_synthetic for trial in clips.trials}
+        out.write(
+            coco_head("Keypoints of body and spine in the manner of SIMSPINE. " + OCCLUSION, kinds, _AREA)
+        )
         if found is not None:
             found.write("[")
         for clip in iterate_trials(clips, step):
@@ -267,7 +302,7 @@ def export_coco(
 def coco_category() -> dict[str, Any]:
     """The category of people with the 37 keypoints; COCO counts the ends of links from 1."""
     return {
-        "id": _PERSON,
+        "id": PERSON,
         "name": "person",
         "supercategory": "person",
         "keypoints": list(KEYPOINT_NAMES),
@@ -277,24 +312,31 @@ def coco_category() -> dict[str, Any]:
     }
 
 
-def _coco_head(trials: Sequence[ClipTrial]) -> str:
-    """All before the pictures."""
-    kinds = sorted({trial.is_synthetic for trial in trials}, reverse=True)
+def coco_head(description: str, are_synthetic: Set[bool], area: str) -> str:
+    """The text of a COCO file before its list of pictures.
+
+    Args:
+        description: of the file, in words.
+        are_synthetic: what its pictures are.
+        area: how the area of people is found, in words.
+    """
+    kinds = sorted(are_synthetic, reverse=True)
     text = {True: _SYNTHETIC_LICENSE, False: _SOURCE_LICENSE}
     about = {
-        "description": "Keypoints of body and spine in the manner of SIMSPINE. " + OCCLUSION,
+        "description": description,
         "version": __version__,
         "synthetic": "all" if kinds == [True] else "some" if True in kinds else "none",
         "sigmas_source": SIGMAS_SOURCE,
-        "area": f"{AREA_OF_BOX} of the box",
+        "area": area,
     }
-    licenses = [{"id": _license(kind), "name": text[kind], "url": ""} for kind in kinds]
+    licenses = [{"id": license_id(kind), "name": text[kind], "url": ""} for kind in kinds]
     parts = {"info": about, "licenses": licenses, "categories": [coco_category()]}
     inside = "".join(f"{json.dumps(name)}: {json.dumps(part)},\n" for name, part in parts.items())
     return "{" + inside + '"images": ['
 
 
-def _license(is_synthetic: bool) -> int:
+def license_id(is_synthetic: bool) -> int:
+    """The number of a picture's licence in `coco_head`."""
     return 1 if is_synthetic else 2
 
 
@@ -306,21 +348,21 @@ def _write_coco_clip(
     pixels = np.moveaxis(clip.keypoints_2d, 1, 0).astype(np.float64).reshape(rows, -1, 2)
     inside = np.moveaxis(clip.keypoints_2d_mask, 1, 0).reshape(rows, -1)
     sizes = np.repeat(clip.camera_sizes, clip.n_frames, axis=0)
-    boxes = person_boxes(pixels, sizes)
-    faults = clip.quality & ~np.int32(Quality.INTERPOLATED)
-    annotated = np.tile(faults == 0, len(clip.camera_names)) & inside.any(axis=1)
+    folded = np.moveaxis(folded_back(clip.cameras, clip.keypoints_3d), 1, 0).reshape(rows, -1)
+    boxes = person_boxes(np.where(folded[..., None], np.nan, pixels), sizes)
+    annotated = np.tile(usable_frames(clip), len(clip.camera_names)) & inside.any(axis=1)
     for row, document in enumerate(_coco_images(clip, counts.images + 1)):
-        _write_item(images, document, first=counts.images + row == 0)
+        write_item(images, document, first=counts.images + row == 0)
     number = counts.annotations
     for row in np.flatnonzero(annotated):
         person = _coco_person(pixels[row], inside[row], boxes[row])
-        keys = {"id": number + 1, "image_id": counts.images + int(row) + 1, "category_id": _PERSON}
-        _write_item(annotations, keys | person, first=number == 0)
+        keys = {"id": number + 1, "image_id": counts.images + int(row) + 1, "category_id": PERSON}
+        write_item(annotations, keys | person, first=number == 0)
         number += 1
     n_found = counts.detections
     if results is not None:
         for result in _coco_results(clip, counts.images + 1):
-            _write_item(results, result, first=n_found == 0)
+            write_item(results, result, first=n_found == 0)
             n_found += 1
     return CocoCounts(counts.images + rows, number, n_found)
 
@@ -328,7 +370,8 @@ def _write_coco_clip(
 def person_boxes(pixels: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Boxes [N 4] x, y, width, height px around keypoints [N K 2] px, `BOX_SCALE` times as large.
 
-    They are cut at the edges of pictures of ``sizes`` [N 2] px, where these are known (not NaN).
+    They are cut at the edges of pictures of ``sizes`` [N 2] px, where these are known (not NaN); edges are at
+    0 and ``sizes``, as COCO counts.
     """
     low, high = keypoint_boxes(pixels)
     margin = (BOX_SCALE - 1) / 2 * (high - low)
@@ -342,16 +385,20 @@ def _coco_images(clip: Clip, first: int) -> Iterator[dict[str, Any]]:
     for row, name in enumerate(image_names(clip)):
         view, frame = divmod(row, clip.n_frames)
         size = clip.camera_sizes[view]
-        known = {"width": _plain(size[0]), "height": _plain(size[1])} if np.isfinite(size).all() else {}
+        known = (
+            {"width": plain_number(size[0]), "height": plain_number(size[1])}
+            if np.isfinite(size).all()
+            else {}
+        )
         yield {
             "id": first + row,
             "file_name": name,
             **known,
-            "license": _license(bool(clip.is_synthetic)),
+            "license": license_id(bool(clip.is_synthetic)),
             "subject": clip.subject,
             "action": clip.action,
             "camera": clip.camera_names[view],
-            "frame": int(clip.first_frame) + frame,
+            "frame": int(clip.frames[frame]),
             "time_s": round(float(clip.times[frame]), 6),
             "quality": int(clip.quality[frame]),
         }
@@ -362,7 +409,7 @@ def _coco_person(
 ) -> dict[str, Any]:
     table = np.column_stack([np.where(inside[:, None], pixels, 0.0), np.where(inside, _INSIDE, 0)])
     return {
-        "keypoints": [_plain(value) for value in table.ravel().round(PIXEL_DECIMALS).tolist()],
+        "keypoints": [plain_number(value) for value in table.ravel().round(PIXEL_DECIMALS).tolist()],
         "num_keypoints": int(inside.sum()),
         "bbox": box.round(PIXEL_DECIMALS).tolist(),
         "area": round(float(AREA_OF_BOX * box[2] * box[3]), PIXEL_DECIMALS),
@@ -385,16 +432,17 @@ def _coco_results(clip: Clip, first: int) -> Iterator[dict[str, Any]]:
         score = float(confidence[row][known[row]].mean(dtype=np.float64))
         yield {
             "image_id": first + int(row),
-            "category_id": _PERSON,
-            "keypoints": [_plain(value) for value in table[row].ravel().tolist()],
+            "category_id": PERSON,
+            "keypoints": [plain_number(value) for value in table[row].ravel().tolist()],
             "score": round(score, 6),
         }
 
 
-def _plain(value: float) -> int | float:
+def plain_number(value: float) -> int | float:
     """Whole numbers without a point, which a hundred thousand pictures notice."""
     return int(value) if float(value).is_integer() else float(value)
 
 
-def _write_item(file: IO[str], document: dict[str, Any], *, first: bool) -> None:
+def write_item(file: IO[str], document: dict[str, Any], *, first: bool) -> None:
+    """Write one more item of a list in JSON."""
     file.write(("\n" if first else ",\n") + json.dumps(document, separators=(",", ":"), allow_nan=False))

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from simspine_jax.annotations import SpineTrial
 from simspine_jax.clip_trials import known_views, trial_of
-from simspine_jax.clips import MAX_CLIP_FRAMES, SPLITS, Clip, split_of
+from simspine_jax.clips import CURVATURE_NAMES, MAX_CLIP_FRAMES, SPLITS, Clip, split_of
 from simspine_jax.errors import ShapeError
 from simspine_jax.geometry.cameras import Cameras, project
 from simspine_jax.io.layout import natural_key
@@ -30,7 +31,14 @@ from simspine_jax.skeleton import (
     N_KEYPOINTS,
     REGIONS,
 )
-from simspine_jax.statistics import GroupStatistics, SetStatistics, Tally, TrialRow, action_name
+from simspine_jax.statistics import (
+    GroupStatistics,
+    SetStatistics,
+    Tally,
+    TrialRow,
+    action_name,
+    spine_angles,
+)
 
 _GROUPS: Mapping[str, str] = {
     "ground_pelvis": "pelvis", "hip": "hip", "walker_knee": "knee", "patellofemoral": "knee",
@@ -125,6 +133,35 @@ class ViewStatistics:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class TruthTally:
+    """An angle of the annotation beside that of the truth, degrees, where both are known in usable frames.
+
+    Attributes:
+        error: annotation less truth.
+        absolute: size of the error.
+        true: the truth.
+        found: the annotation.
+    """
+
+    error: Tally = field(default_factory=Tally)
+    absolute: Tally = field(default_factory=Tally)
+    true: Tally = field(default_factory=Tally)
+    found: Tally = field(default_factory=Tally)
+
+    @classmethod
+    def of(cls, found: NDArray[np.floating], true: NDArray[np.floating]) -> TruthTally:
+        """Of angles [T], degrees; NaN where they are not known."""
+        found, true = np.asarray(found, float), np.asarray(true, float)
+        known = np.isfinite(found) & np.isfinite(true)
+        error = (found - true)[known]
+        return cls(Tally.of(error), Tally.of(np.abs(error)), Tally.of(true[known]), Tally.of(found[known]))
+
+    def __add__(self, other: TruthTally) -> TruthTally:
+        names = (f.name for f in dataclasses.fields(self))
+        return TruthTally(*(getattr(self, name) + getattr(other, name) for name in names))
+
+
 T = TypeVar("T")
 Tallies = Mapping[str, Tally]
 
@@ -145,6 +182,7 @@ class DatasetStatistics:
         rooted_mm: likewise with both hips at one place.
         axis_error: absolute difference of the annotation's axes from the truth, angles modulo a turn, by
             name of `AXES` in its unit.
+        curvature_truth: ``lordosis`` and ``kyphosis`` by keypoints beside those of the truth.
         speed: of keypoints over usable frames, cm/s.
         speed_by_action: of `SPEED_PARTS`, by action and part, cm/s.
         sizes: height (m) and mass (kg) of each subject; NaN where they are not known.
@@ -161,6 +199,7 @@ class DatasetStatistics:
     error_mm: Tallies
     rooted_mm: Tallies
     axis_error: Tallies
+    curvature_truth: Mapping[str, TruthTally]
     speed: Tallies
     speed_by_action: Mapping[tuple[str, str], Tally]
     sizes: Mapping[str, tuple[float, float]]
@@ -185,6 +224,11 @@ class DatasetStatistics:
     def has_truth(self) -> bool:
         """Whether some frame has a known truth."""
         return any(tally.count for tally in self.error_mm.values())
+
+    @property
+    def has_true_curvature(self) -> bool:
+        """Whether some frame has a known true curvature."""
+        return any(tally.error.count for tally in self.curvature_truth.values())
 
     @property
     def has_detections(self) -> bool:
@@ -228,6 +272,9 @@ class _Gatherer:
     by_view: dict[str, ClipCounts] = field(default_factory=lambda: defaultdict(ClipCounts))
     views: dict[str, ViewStatistics] = field(default_factory=dict)
     tallies: dict[str, dict[str, Tally]] = field(default_factory=lambda: defaultdict(dict))
+    curvature: dict[str, TruthTally] = field(
+        default_factory=lambda: dict.fromkeys(CURVATURE_NAMES[:2], TruthTally())
+    )
     speed_by_action: dict[tuple[str, str], Tally] = field(default_factory=dict)
     sizes: dict[str, tuple[float, float]] = field(default_factory=dict)
     rates_hz: set[float] = field(default_factory=set)
@@ -247,6 +294,8 @@ class _Gatherer:
         self._count(clip, action, trial.usable, trial.repaired)
         self._tally("axes", axis_tallies(clip.kinematics[trial.usable]))
         self._add_truth(clip, trial.usable)
+        if clip.true_curvature_mask.any():
+            self._add_curvature(clip, trial)
         self._add_speed(clip, action, trial.usable)
         self.sizes[clip.subject] = (float(clip.height_m), float(clip.mass_kg))
         self.rates_hz.add(float(clip.rate_hz))
@@ -289,6 +338,14 @@ class _Gatherer:
                 "axis_error", axis_error_tallies(clip.kinematics[usable], clip.true_kinematics[usable])
             )
 
+    def _add_curvature(self, clip: Clip, trial: SpineTrial) -> None:
+        """The annotation's beside the truth's."""
+        angles = spine_angles(trial)
+        true = np.rad2deg(np.where(clip.true_curvature_mask, clip.true_curvature, np.nan))
+        for i, name in enumerate(CURVATURE_NAMES[:2]):
+            found = getattr(angles, name)[trial.usable]
+            self.curvature[name] += TruthTally.of(found, true[trial.usable, i])
+
     def _add_speed(self, clip: Clip, action: str, usable: NDArray[np.bool_]) -> None:
         """Of neighbouring usable frames."""
         points = np.where(usable[:, None, None], _masked(clip, "keypoints_3d"), np.nan)
@@ -314,6 +371,7 @@ class _Gatherer:
             _ordered(self.by_view),
             _ordered(self.views),
             **self.tallies,
+            curvature_truth=dict(self.curvature),
             speed_by_action=self.speed_by_action,
             sizes=_ordered(self.sizes),
             rates_hz=tuple(sorted(self.rates_hz)),

@@ -27,7 +27,15 @@ MEASURES_NOTE = (
     "by bodies is constant."
 )
 SIGNS_NOTE = "Flexion, bending to the left and turning to the right are negative."
-INSIDE_NOTE = "Inside: the keypoint's picture lies within the frame; occlusion is not looked at."
+INSIDE_NOTE = (
+    "Inside the picture: the keypoint's pixel lies within the frame. Clips don't know occlusion, so that a "
+    "keypoint behind the body counts as inside; the rendered pictures (synthetic_images) know which "
+    "keypoints are visible and which are occluded."
+)
+CURVATURE_ERROR_NOTE = (
+    "Curvature by keypoints, over usable frames in which both are known. Where the annotation's SD is far "
+    "from the truth's, it does not follow the truth's changes one for one."
+)
 
 
 def counts_table(statistics: DatasetStatistics, by: str) -> Table:
@@ -113,6 +121,24 @@ def lumbar_table(statistics: DatasetStatistics) -> Table:
     )  # fmt: skip
 
 
+def curvature_error_table(statistics: DatasetStatistics) -> Table:
+    """Lordosis and kyphosis against the synthetic truth, and how much both of them vary."""
+    rows: list[tuple[Cell, ...]] = []
+    for name, of in statistics.curvature_truth.items():
+        size = of.absolute
+        errors = (of.error.mean, size.mean, size.percentile(50), size.percentile(95))
+        rows.append((name.capitalize(), of.error.count, *errors, of.true.sd, of.found.sd))
+    columns = (
+        "Curvature", "Frames", "Mean error, annotation less truth (°)", "Mean absolute error (°)",
+        "Median absolute error (°)", "95 % (°)", "SD of the truth (°)", "SD of the annotation (°)",
+    )  # fmt: skip
+    spine = statistics.spine
+    return Table(
+        "curvature_against_truth", "Curvature: error against the truth, SD of truth and annotation", columns,
+        tuple(rows), (0, 0, *[2] * 6), spine.source, (*spine.notices, CURVATURE_ERROR_NOTE),
+    )  # fmt: skip
+
+
 def axis_error_table(statistics: DatasetStatistics) -> Table:
     """Absolute error of each kinematic axis against the synthetic truth."""
     rows = []
@@ -134,7 +160,7 @@ def axis_error_table(statistics: DatasetStatistics) -> Table:
 
 
 def view_table(statistics: DatasetStatistics) -> Table:
-    """What each camera sees of all keypoints together."""
+    """What each camera has of all keypoints together."""
     rows = []
     for name, view in statistics.views.items():
         off = statistics.detector_view_px.get(name, Tally())
@@ -146,14 +172,17 @@ def view_table(statistics: DatasetStatistics) -> Table:
             )
         )  # fmt: skip
     columns = (
-        "Camera", "Frames", "Inside (% of known)", "Detected (% of frames)", "Detector error, median (px)",
+        "Camera", "Frames", "Inside the picture (% of known)", "Detected (% of frames)",
+        "Detector error, median (px)",
         "95 % (px)",
     )  # fmt: skip
-    return _visibility_table("visibility_by_view", "What each camera sees", columns, rows, statistics)
+    return _inside_table(
+        "inside_by_view", "What each camera has inside its picture", columns, rows, statistics
+    )
 
 
-def visibility_table(statistics: DatasetStatistics) -> Table:
-    """What all cameras together see of each keypoint."""
+def inside_table(statistics: DatasetStatistics) -> Table:
+    """What all cameras together have of each keypoint."""
     views = statistics.views.values()
     frames = sum(view.frames for view in views)
     known, inside, detected = (
@@ -166,15 +195,15 @@ def visibility_table(statistics: DatasetStatistics) -> Table:
         cells = (_percent(int(known[k]), frames), _percent(int(inside[k]), int(known[k])), found)
         rows.append((name, *cells, off.percentile(50), off.percentile(95)))
     columns = (
-        "Keypoint", "Annotated (% of frames)", "Inside (% of known)", "Detected (% of frames)",
+        "Keypoint", "Annotated (% of frames)", "Inside the picture (% of known)", "Detected (% of frames)",
         "Detector error, median (px)", "95 % (px)",
     )  # fmt: skip
-    return _visibility_table(
-        "visibility_by_keypoint", "What is seen of each keypoint", columns, rows, statistics
+    return _inside_table(
+        "inside_by_keypoint", "What of each keypoint is inside the picture", columns, rows, statistics
     )
 
 
-def _visibility_table(
+def _inside_table(
     name: str,
     title: str,
     columns: tuple[str, ...],

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from simspine_jax.errors import FileFormatError, MissingDependencyError, ShapeError
+from simspine_jax.geometry.pixels import in_picture
 from simspine_jax.schema import RecordField, fields_of, record_field
 from simspine_jax.skeleton import KEYPOINT_NAMES, LINKS
 
@@ -54,7 +55,9 @@ class Picture:
     frame: int = record_field("int32", doc="Frame of the trial, from 0.")
     is_synthetic: bool = record_field("bool", doc="Whether it is rendered.")
     appearance_seed: int = record_field(
-        "int32", doc="What clothes, room and light were drawn with; -1 where it is not rendered."
+        "int32",
+        doc="Of the draws of this picture's frame, camera, outfit, room, light and noise; body, motion and "
+        "cloth are its trial's, so it alone brings no picture back. -1 where it is not rendered.",
     )
     box: NDArray[np.float32] = record_field(
         "float32", 4, doc="Left, top, width and height of what is seen of the person, px."
@@ -69,7 +72,10 @@ class Picture:
         doc="The 37 keypoints, px, also outside of the picture; NaN where they are not known.",
     )
     visibility: NDArray[np.int32] = record_field(
-        "int32", _K, doc="As COCO has it: 0 outside of the picture or not known, 1 occluded, 2 visible."
+        "int32",
+        _K,
+        doc="As COCO has it: 0 outside of the picture (as keypoints_2d_mask of clips has it) or not known, "
+        "1 occluded, 2 visible.",
     )
     keypoints_3d: NDArray[np.float32] = record_field(
         "float32", _K, 3, doc="The 37 keypoints in the camera's frame, m; NaN where they are not known."
@@ -265,8 +271,7 @@ def top_down(picture: Picture, size: tuple[int, int] = CROP_SIZE, padding: float
     """
     matrix = crop_matrix(*padded_box(picture.box, size, padding), size)
     keypoints = map_points(matrix, picture.keypoints_2d)
-    with np.errstate(invalid="ignore"):
-        inside = ((keypoints > -0.5) & (keypoints < np.array(size[::-1]) - 0.5)).all(axis=-1)
+    inside = in_picture(keypoints, np.array(size[::-1]))
     return Crop(
         crop_jpeg(picture.jpeg, matrix, size),
         keypoints.astype(np.float32),

@@ -36,6 +36,7 @@ from simspine_jax.capture.stage import NOTHING, Shot, Stage
 from simspine_jax.capture.subjects import SUBJECT_NAMES, make_subject
 from simspine_jax.clips import cameras_in_ground
 from simspine_jax.errors import ShapeError, UnknownNameError
+from simspine_jax.geometry.pixels import in_picture
 from simspine_jax.kinematics.forward import Poses, forward_kinematics
 from simspine_jax.kinematics.model import SpineModel
 from simspine_jax.pictures import OCCLUDED, OUTSIDE, VISIBLE, Picture, encode_jpeg, import_cv2
@@ -272,8 +273,7 @@ def keypoint_visibility(shot: Shot, figure: Figure, pixels: Numbers, depths: Num
         depths: ``[37]`` of the keypoints along the optical axis, m.
     """
     height, width = shot.labels.shape
-    with np.errstate(invalid="ignore"):
-        inside = np.all((pixels > -0.5) & (pixels < np.array([width, height]) - 0.5), axis=-1)
+    inside = in_picture(pixels, (width, height))
     column, row = np.where(inside[:, None], pixels, 0).round().astype(int).clip(0, (width - 1, height - 1)).T
     cover, label = depths - shot.depth[row, column], shot.labels[row, column]
     own = np.array(

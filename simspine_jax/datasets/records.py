@@ -165,11 +165,12 @@ class StoredRecords(RecordSequence[Record]):
 
 def default_data_dir() -> Path:
     """Where TensorFlow Datasets keeps datasets: ``TFDS_DATA_DIR``, or a folder in the user's home."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets")
+    return Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets").expanduser()
 
 
 def dataset_folder(config: str, data_dir: Path) -> Path:
-    """Folder of the newest version of a built dataset; raises as `StoredRecords`."""
+    """Folder of a built dataset's newest version; ``~`` is the user's home. Raises as `StoredRecords`."""
+    data_dir = data_dir.expanduser()
     versions = _versions(data_dir / DATASET / config)
     if versions:
         return versions[-1]

@@ -1,7 +1,8 @@
 """What training needs of clips: frames of single views and windows of them, with masks.
 
-`Samples` hold the frames of all clips and views once, those of a clip's view one after another. A sample is a
-row of them or, for temporal models, a range of rows, so that overlapping windows copy nothing.
+`Samples` hold the frames of all clips and views once, those of a trial's view one after another, in whatever
+records and order they came. A sample is a row of them or, for temporal models, a range of rows, so that
+overlapping windows copy nothing.
 """
 
 from __future__ import annotations
@@ -30,13 +31,16 @@ ROOT = next(keypoint.name for keypoint in KEYPOINTS if not keypoint.parent)
 ROUNDED = 1e-6
 """Clips have their rate in float32, so that 29.97 frames per second are a little less."""
 
+ON_TIME = 1e-3
+"""So many periods before one begins, a frame counts as its own: times may have been stored in float32."""
+
 Source = Literal["truth", "detected"]
 Target = Literal["annotation", "truth"]
 Numbers = Array | np.ndarray
 
 _CAMERA_FIELDS = tuple(f.name for f in fields(Cameras) if not f.metadata and f.name != "distortion_model")
 _ABOUT = (
-    "subject", "action", "first_frame", "rate_hz", "times", "quality", "camera_names",
+    "subject", "action", "source", "rate_hz", "times", "frames", "quality", "camera_names",
     "camera_distortion_model", *(f"camera_{name}" for name in _CAMERA_FIELDS),
 )  # fmt: skip
 
@@ -51,15 +55,17 @@ class Frames:
         keypoints_2d: px.
         keypoints_2d_mask: known and, for pictures of the target, inside the picture.
         confidence: the detector's, 0 to 1; 1 for pictures of the target; NaN where there is no keypoint.
-        keypoints_3d: in the camera's frame (x right, y down, z forward), m.
+        keypoints_3d: in the camera's frame (x right, y down, z forward), m. Of cameras that are turned in a
+            known way but stand at an unknown place: along the camera's axes from the ground's origin, masked.
         keypoints_3d_mask: of them.
+        root_relative_mask: where ``root_relative`` is known, which needs no camera's place.
         kinematics: in the order of `skeleton.AXIS_NAMES`, rad and m, in the ground frame.
         kinematics_mask: of them.
         camera: row of `Samples.cameras`.
         subject: row of `Samples.subjects`.
         action: row of `Samples.actions`.
-        clip: number of the clip in its sequence.
-        frame: number of the frame in its trial.
+        clip: number of the clip in its sequence; a window may lie in several clips of a trial.
+        frame: number of the frame in its trial, as the clip's ``frames`` count.
         valid: whether the frame is there and of accepted quality; where not, all masks are False.
         keypoint_names: the K keypoints.
     """
@@ -69,6 +75,7 @@ class Frames:
     confidence: Float[Numbers, "*batch K"]
     keypoints_3d: Float[Numbers, "*batch K 3"]
     keypoints_3d_mask: Bool[Numbers, "*batch K"]
+    root_relative_mask: Bool[Numbers, "*batch K"]
     kinematics: Float[Numbers, "*batch C"]
     kinematics_mask: Bool[Numbers, "*batch C"]
     camera: Int[Numbers, "*batch"]
@@ -89,11 +96,6 @@ class Frames:
         """``keypoints_3d`` less the root's, along the camera's axes, m; NaN where the root is not known."""
         return self.keypoints_3d - self.keypoints_3d[..., self.root : self.root + 1, :]
 
-    @property
-    def root_relative_mask(self) -> Bool[Numbers, "*batch K"]:
-        """Where ``root_relative`` is known."""
-        return self.keypoints_3d_mask & self.keypoints_3d_mask[..., self.root : self.root + 1]
-
     def within(self, valid: Bool[Numbers, "*batch"]) -> Frames:
         """The same, with frames that aren't ``valid`` masked; their values stay."""
         valid = self.valid & valid
@@ -107,9 +109,9 @@ class Samples:
     """N samples: single frames, or windows of ``length`` frames. `take` gives them by number.
 
     Attributes:
-        frames: of all clips and views; a clip's view lies in a row.
-        start: row of each sample, or of a window's first frame, which may lie before the clip.
-        first: row of the first frame of its clip and view.
+        frames: of all clips and views; a trial's view lies in a row.
+        start: row of each sample, or of a window's first frame, which may lie before the trial.
+        first: row of the first frame of its view and trial, or of a part of a trial without gaps.
         last: likewise of the last one.
         cameras: each once, in the ground frame (Y up); named ``S1/54138969``, by subject and camera.
         subjects: that `Frames.subject` counts.
@@ -132,7 +134,7 @@ class Samples:
     def take(self, index: Int[Numbers, "*batch"]) -> Frames:
         """Samples by number: frames of shape [*batch], or [*batch length] for windows.
 
-        In a window's padding the clip's edge is repeated and all masks are False. Works under ``jax.jit``;
+        In a window's padding the trial's edge is repeated and all masks are False. Works under ``jax.jit``;
         samples in NumPy's arrays taken by NumPy's numbers stay in NumPy.
         """
         start = self.start[index]
@@ -160,8 +162,8 @@ def frame_samples(
 
     Args:
         clips: to take them from.
-        rate_hz: frames per second of each trial, counted from its first frame; None for all. The paper's
-            lifter is trained at 1 Hz.
+        rate_hz: frames per second of each trial: the first one there of each period since the trial began,
+            whatever lacks between them; None for all. The paper's lifter is trained at 1 Hz.
         keypoints: which, in which order; `skeleton.REDUCED_NAMES` are the paper's fifteen of the spine.
         source: of the 2D keypoints: ``detected`` by the dataset's detector, or ``truth``, the target's
             pictures.
@@ -173,11 +175,10 @@ def frame_samples(
         ShapeError: the root is not among the keypoints, one comes twice, a clip has fewer frames per
             second, the clips have lenses of two models, or nothing is left.
     """
-    parts = _Parts(keypoints, source, target, accept)
+    parts = _Parts(keypoints, source, target, accept, rate_hz)
     for number, clip in enumerate(clips.stream(parts.fields)):
-        picked = _at_rate(clip, rate_hz)
-        parts.add(number, {name: v[picked] if name in _PER_FRAME else v for name, v in clip.items()}, picked)
-    frames = parts.frames()
+        parts.add(number, clip)
+    frames, _ = parts.laid_out()
     rows = np.flatnonzero(_known(frames)).astype(np.int32)
     return parts.samples(frames, rows, rows, rows, None)
 
@@ -195,15 +196,18 @@ def window_samples(
 ) -> Samples:
     """Windows of ``length`` frames of one view at the clips' own rate, as temporal models take them.
 
-    No window leaves its clip: what would lie outside is padding, and so are frames with other faults than
-    ``accept``. Windows without any frame that is known in 2D and in 3D are left out.
+    The clips of a trial (of one subject, action, source and set of cameras) that follow on one another are
+    joined, so that records and their order don't matter. No window leaves its trial or crosses a gap in it:
+    what would lie outside is padding, and so are frames with other faults than ``accept``. Windows without
+    any frame that is known in 2D and in 3D are left out. The default dataset's trials have 240 frames, so
+    that windows of 243 always hold padding there.
 
     Args:
         clips: to take them from.
         length: frames of a window, such as 27 or 243.
         stride: frames from one window to the next; ``length`` for windows that don't overlap.
-        centred: whether windows have frames 0, ``stride``, … of the clip in their middle, and padding at both
-            ends; else they begin there.
+        centred: whether windows have frames 0, ``stride``, … of the trial in their middle, and padding at
+            both ends; else they begin there.
         keypoints: as in `frame_samples`.
         source: likewise.
         target: likewise.
@@ -217,12 +221,11 @@ def window_samples(
         raise ShapeError(
             f"Windows of {length} frames every {stride} can't be made; valid is 1 or more of both"
         )
-    parts = _Parts(keypoints, source, target, accept)
+    parts = _Parts(keypoints, source, target, accept, None)
     for number, clip in enumerate(clips.stream(parts.fields)):
-        parts.add(number, clip, np.arange(len(clip["times"])))
-    frames = parts.frames()
+        parts.add(number, clip)
+    frames, edges = parts.laid_out()
     count = np.concatenate([[0], np.cumsum(_known(frames))])
-    edges = parts.edges()
     starts = [np.arange(low, high + 1, stride) - (length // 2 if centred else 0) for low, high in edges]
     first, last = np.repeat(edges, [len(s) for s in starts], axis=0).T.astype(np.int32)
     start = np.concatenate(starts).astype(np.int32)
@@ -232,7 +235,8 @@ def window_samples(
 
 def _known(frames: Frames) -> NDArray[np.bool_]:
     """Frames with something known in 2D and in 3D."""
-    return np.asarray(frames.keypoints_2d_mask.any(axis=-1) & frames.keypoints_3d_mask.any(axis=-1))
+    solid = (frames.keypoints_3d_mask | frames.root_relative_mask).any(axis=-1)
+    return np.asarray(frames.keypoints_2d_mask.any(axis=-1) & solid)
 
 
 @jax.jit
@@ -251,19 +255,22 @@ def rays_of(frames: Frames, cameras: Cameras) -> Float[Array, "*batch K 2"]:
     return jnp.moveaxis(undistort(flat, normalised_from_pixels(flat, pixels)), 0, 1).reshape(shape)
 
 
-def _at_rate(clip: Mapping[str, Any], rate_hz: float | None) -> NDArray[np.int64]:
-    """Frames of a clip nearest to multiples of ``1 / rate_hz`` of its trial."""
-    count, first, own = len(clip["times"]), clip["first_frame"], clip["rate_hz"]
+def _periods(clip: Mapping[str, Any], rate_hz: float | None) -> NDArray[np.int64] | None:
+    """Which period of ``1 / rate_hz`` of its trial each frame of a clip is in; None: each in its own.
+
+    A period begins half a frame early, so that its first frame is the one nearest to its beginning.
+    """
+    own = clip["rate_hz"]
     if rate_hz is None:
-        return np.arange(count)
+        return None
     if not 0 < rate_hz <= own * (1 + ROUNDED):
         raise ShapeError(
             f"{rate_hz:g} frames per second can't be taken of {clip['subject']}, {clip['action']}; "
             f"valid is more than 0 and at most its {own:g}"
         )
-    step = max(own / rate_hz, 1.0)
-    wanted = np.rint(np.arange(int(first / step), int((first + count) / step) + 2) * step).astype(np.int64)
-    return wanted[(wanted >= first) & (wanted < first + count)] - first
+    if rate_hz >= own * (1 - ROUNDED):
+        return None
+    return np.floor((clip["times"] + 0.5 / own) * rate_hz + ON_TIME).astype(np.int64)
 
 
 _TARGETS: Mapping[str, tuple[str, str]] = {
@@ -274,24 +281,48 @@ _PICTURES = ("keypoints_2d", "keypoints_2d_mask")
 _DETECTIONS = ("detections_2d", "detections_2d_mask", "detections_confidence")
 _PER_FRAME = frozenset(
     (
-        "times", "quality", *_PICTURES, *_DETECTIONS,
+        "times", "frames", "quality", *_PICTURES, *_DETECTIONS,
         *(name + end for names in _TARGETS.values() for name in names for end in ("", "_mask")),
     )
 )  # fmt: skip
 
 
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """What places a clip's frames among those of others.
+
+    Attributes:
+        trial: what clips have in common that may be joined.
+        frames: their numbers in the trial, rising.
+        periods: of `_periods`.
+        n_views: of the clip.
+    """
+
+    trial: tuple[Any, ...]
+    frames: NDArray[np.int32]
+    periods: NDArray[np.int64] | None
+    n_views: int
+
+
 class _Parts:
     """Frames of clip after clip, on their way to `Samples`."""
 
-    def __init__(self, keypoints: Sequence[str], source: Source, target: Target, accept: Quality) -> None:
+    def __init__(
+        self,
+        keypoints: Sequence[str],
+        source: Source,
+        target: Target,
+        accept: Quality,
+        rate_hz: float | None,
+    ) -> None:
         self.names = tuple(keypoints)
         self._ids = _ids_of(self.names)
-        self._source, self._target, self._accept = source, target, accept
+        self._source, self._target, self._accept, self._rate_hz = source, target, accept, rate_hz
         for what, value, valid in (("Source", source, ("truth", "detected")), ("Target", target, _TARGETS)):
             if value not in valid:
                 raise UnknownNameError(what, value, "the choices", valid)
         self._arrays: dict[str, list[NDArray[Any]]] = defaultdict(list)
-        self._lengths: list[int] = []
+        self._parts: list[_Part] = []
         self._subjects: dict[str, int] = {}
         self._actions: dict[str, int] = {}
         self._cameras: dict[Any, int] = {}
@@ -305,24 +336,26 @@ class _Parts:
         pictures = _PICTURES if self._target == "annotation" else ()
         return (*_ABOUT, *about, *(_DETECTIONS if self._source == "detected" else pictures))
 
-    def add(self, number: int, clip: Mapping[str, Any], frame: NDArray[np.int64]) -> None:
-        """Frames of a clip; ``frame`` are their numbers in it."""
-        count, n_views = len(frame), len(clip["camera_names"])
+    def add(self, number: int, clip: Mapping[str, Any]) -> None:
+        """Frames of a clip."""
+        periods = _periods(clip, self._rate_hz)
+        if periods is not None:
+            # The trial's other clips may have earlier frames of these periods: `_kept` looks again.
+            periods, picked = np.unique(periods, return_index=True)
+            clip = {name: v[picked] if name in _PER_FRAME else v for name, v in clip.items()}
+        count, n_views = len(clip["frames"]), len(clip["camera_names"])
         if not count * n_views:
             return
-        self._lengths += [count] * n_views
-        points, kinematics = _TARGETS[self._target]
-        local = np.einsum("vij,tkj->vtki", clip["camera_rotations"], clip[points][:, self._ids])
-        local += clip["camera_translations"][:, None, None]
-        found = self._pictures(clip)
+        cameras, kinematics = self._camera_rows(clip), _TARGETS[self._target][1]
+        trial = (clip["subject"], clip["action"], clip["source"], clip["rate_hz"], *cameras.tolist())
+        self._parts.append(_Part(trial, np.asarray(clip["frames"]), periods, n_views))
+        found = self._pictures(clip) | self._points(clip)
         found |= {
-            "keypoints_3d": local.astype(np.float32),
-            "keypoints_3d_mask": clip[f"{points}_mask"][:, self._ids] & np.isfinite(local).all(axis=-1),
             "kinematics": _each(clip[kinematics], n_views),
             "kinematics_mask": _each(clip[f"{kinematics}_mask"], n_views),
             "valid": _each((clip["quality"] & ~np.int32(self._accept)) == 0, n_views),
-            "frame": _each((clip["first_frame"] + frame).astype(np.int32), n_views),
-            "camera": np.repeat(self._camera_rows(clip), count).reshape(n_views, count),
+            "frame": _each(np.asarray(clip["frames"], np.int32), n_views),
+            "camera": np.repeat(cameras, count).reshape(n_views, count),
         }
         numbers = {
             "clip": number,
@@ -331,7 +364,21 @@ class _Parts:
         }
         found |= {name: np.full((n_views, count), value, np.int32) for name, value in numbers.items()}
         for name, array in found.items():
-            self._arrays[name].append(array.reshape(n_views * count, *array.shape[2:]))
+            self._arrays[name].append(array)
+
+    def _points(self, clip: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+        """The 3D keypoints along the axes of each camera, [V T K …]."""
+        name, root = _TARGETS[self._target][0], self.names.index(ROOT)
+        turned = np.einsum("vij,tkj->vtki", clip["camera_rotations"], clip[name][:, self._ids])
+        known = clip[f"{name}_mask"][:, self._ids] & np.isfinite(turned).all(axis=-1)
+        offset = np.asarray(clip["camera_translations"])
+        stands = np.asarray(np.isfinite(offset).all(axis=-1))[:, None, None]
+        local = turned + np.where(stands[..., None], offset[:, None, None], 0)
+        return {
+            "keypoints_3d": local.astype(np.float32),
+            "keypoints_3d_mask": known & stands,
+            "root_relative_mask": known & known[..., root : root + 1],
+        }
 
     def _pictures(self, clip: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """The 2D keypoints, [V T K …]."""
@@ -366,17 +413,58 @@ class _Parts:
             rows.append(self._cameras[key])
         return np.array(rows, np.int32)
 
-    def frames(self) -> Frames:
-        """All that was added; the parts are given up one by one, so that memory holds them once."""
-        if not self._lengths:
-            raise ShapeError("No clip has a frame in a camera's view; valid are clips with cameras")
-        joined = {name: np.concatenate(self._arrays.pop(name)) for name in tuple(self._arrays)}
-        return Frames(**joined, keypoint_names=self.names).within(joined["valid"])
+    def laid_out(self) -> tuple[Frames, NDArray[np.int64]]:
+        """All frames, trial by trial and view by view; and [n 2], the first and last row of each run of them.
 
-    def edges(self) -> NDArray[np.int64]:
-        """[n 2] first and last row of each clip and view."""
-        ends = np.cumsum(self._lengths)
-        return np.stack([ends - np.array(self._lengths), ends - 1], axis=-1)
+        A run is what one camera sees of a trial, or of a part of it without gaps. The parts are given up one
+        by one, so that memory holds them once.
+        """
+        if not self._parts:
+            raise ShapeError("No clip has a frame in a camera's view; valid are clips with cameras")
+        pieces: list[tuple[int, int, slice | NDArray[np.bool_]]] = []
+        lengths: list[int] = []
+        for lane in self._lanes():
+            kept, numbers = self._kept(lane)
+            runs = _run_lengths(numbers)
+            for view in range(self._parts[lane[0]].n_views):
+                pieces += [(part, view, kept[part]) for part in lane]
+                lengths += runs
+        joined = {}
+        for name in tuple(self._arrays):
+            arrays = self._arrays.pop(name)
+            joined[name] = np.concatenate([arrays[part][view][rows] for part, view, rows in pieces])
+        ends = np.cumsum(lengths)
+        frames = Frames(**joined, keypoint_names=self.names).within(joined["valid"])
+        return frames, np.stack([ends - np.array(lengths), ends - 1], axis=-1)
+
+    def _lanes(self) -> list[list[int]]:
+        """Parts of each trial in the order of its frames; one that is there twice has a lane for each."""
+        trials: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+        for number, part in enumerate(self._parts):
+            trials[part.trial].append(number)
+        found: list[list[int]] = []
+        for numbers in trials.values():
+            lanes: list[list[int]] = []
+            for number in sorted(numbers, key=lambda n: self._parts[n].frames[0]):
+                first = self._parts[number].frames[0]
+                before = [lane for lane in lanes if self._parts[lane[-1]].frames[-1] < first]
+                if before:
+                    max(before, key=lambda lane: self._parts[lane[-1]].frames[-1]).append(number)
+                else:
+                    lanes.append([number])
+            found += lanes
+        return found
+
+    def _kept(self, lane: list[int]) -> tuple[dict[int, slice | NDArray[np.bool_]], NDArray[np.int32]]:
+        """Which frames of each part stay, the first of each period; and the numbers of all that do."""
+        kept: dict[int, slice | NDArray[np.bool_]] = {number: slice(None) for number in lane}
+        latest: int | None = None
+        for number in lane:
+            periods = self._parts[number].periods
+            if periods is not None:
+                kept[number] = periods > latest if latest is not None else np.ones(len(periods), bool)
+                latest = max(periods[-1], periods[-1] if latest is None else latest)
+        return kept, np.concatenate([self._parts[number].frames[kept[number]] for number in lane])
 
     def samples(
         self,
@@ -410,6 +498,13 @@ def _ids_of(names: tuple[str, ...]) -> NDArray[np.int64]:
     if ROOT not in names or len(set(names)) < len(names):
         raise ShapeError(f"The keypoints {', '.join(names)} can't be used; valid is each once, with {ROOT}")
     return np.array([KEYPOINT_NAMES.index(name) for name in names])
+
+
+def _run_lengths(numbers: NDArray[np.int32]) -> list[int]:
+    """Lengths of the runs of frames without gaps; the least step between two frames of a trial is none."""
+    steps = np.diff(numbers)
+    ends = np.flatnonzero(steps > steps.min(initial=np.iinfo(np.int32).max)) + 1
+    return np.diff(np.concatenate([[0], ends, [len(numbers)]])).tolist()
 
 
 def _each(values: NDArray[Any], n_views: int) -> NDArray[Any]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from simspine_jax.arrays import Array, Float
+from simspine_jax.arrays import Array, Bool, Float
 from simspine_jax.datasets.samples import ROOT, Frames, Numbers, Samples, rays_of
 from simspine_jax.errors import ShapeError, UnknownNameError
 from simspine_jax.geometry.cameras import Cameras
@@ -53,7 +53,10 @@ class Statistics:
         return self.keypoint_names.index(ROOT)
 
     def standardise_2d(self, keypoints: Float[Numbers, "*batch K 2"]) -> Float[Numbers, "*batch K 2"]:
-        """Keypoints, as ``inputs`` says, with mean 0 and deviation 1 over the training set; NaN stays."""
+        """Keypoints, as ``inputs`` says, with mean 0 and deviation 1 over the training set.
+
+        NaN stays; `inputs_of` has none.
+        """
         return (keypoints - self.mean_2d) / self.std_2d
 
     def restore_2d(self, standardised: Float[Numbers, "*batch K 2"]) -> Float[Numbers, "*batch K 2"]:
@@ -61,7 +64,10 @@ class Statistics:
         return standardised * self.std_2d + self.mean_2d
 
     def standardise_3d(self, relative: Float[Numbers, "*batch K 3"]) -> Float[Array, "*batch K-1 3"]:
-        """Root-relative positions, m, standardised and without the root; NaN stays."""
+        """Root-relative positions, m, standardised and without the root.
+
+        NaN stays; `targets_of` has none.
+        """
         return jnp.delete((relative - self.mean_3d) / self.std_3d, self.root, axis=-2)
 
     def restore_3d(
@@ -81,8 +87,12 @@ class Statistics:
         relative = whole * self.std_3d + self.mean_3d
         return relative if root is None else relative + root[..., None, :]
 
-    def inputs_of(self, frames: Frames, cameras: Cameras) -> Float[Numbers, "*batch K 2"]:
-        """The standardised 2D keypoints of a batch; NaN where they are masked.
+    def inputs_of(
+        self, frames: Frames, cameras: Cameras
+    ) -> tuple[Float[Array, "*batch K 2"], Bool[Array, "*batch K"]]:
+        """The standardised 2D keypoints of a batch, finite everywhere, and where they are known.
+
+        Unknown ones are put where they are in the mean, at 0: only the mask tells a lifter which they are.
 
         Args:
             frames: of `Samples.take`.
@@ -93,17 +103,20 @@ class Statistics:
         """
         self._check(frames)
         values, mask = _inputs(frames, cameras, self.inputs)
-        return jnp.where(mask[..., None], self.standardise_2d(values), jnp.nan)
+        return jnp.where(mask[..., None], self.standardise_2d(values), 0), jnp.asarray(mask)
 
-    def targets_of(self, frames: Frames) -> Float[Array, "*batch K-1 3"]:
-        """The standardised 3D keypoints of a batch without the root; NaN where they are masked.
+    def targets_of(self, frames: Frames) -> tuple[Float[Array, "*batch K-1 3"], Bool[Array, "*batch K-1"]]:
+        """The standardised 3D keypoints of a batch without the root, and where they are known.
+
+        They are finite everywhere; unknown ones are 0, and a loss is to leave them out by the mask.
 
         Raises:
             ShapeError: the frames have other keypoints.
         """
         self._check(frames)
-        relative = jnp.where(frames.root_relative_mask[..., None], frames.root_relative, jnp.nan)
-        return self.standardise_3d(relative)
+        mask = jnp.delete(jnp.asarray(frames.root_relative_mask), self.root, axis=-1)
+        values = self.standardise_3d(frames.root_relative)
+        return jnp.where(mask[..., None], values, 0), mask
 
     def _check(self, frames: Frames) -> None:
         if frames.keypoint_names != self.keypoint_names:
@@ -139,7 +152,8 @@ def statistics_of(samples: Samples, inputs: Inputs = "pixels") -> Statistics:
 def _inputs(frames: Frames, cameras: Cameras, inputs: Inputs) -> tuple[Numbers, Numbers]:
     values, mask, root = frames.keypoints_2d, frames.keypoints_2d_mask, frames.root
     if inputs == "rays":
-        return rays_of(frames, cameras), mask
+        rays = rays_of(frames, cameras)
+        return rays, mask & jnp.isfinite(rays).all(axis=-1)  # not all cameras' lenses are known
     if inputs == "centred":
         return values - values[..., root : root + 1, :], mask & mask[..., root : root + 1]
     return values, mask

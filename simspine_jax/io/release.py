@@ -15,7 +15,8 @@ What the files hold is known from the official code (github.com/dfki-av/simspine
 - **Quality** is not in the release: frames without a pose are `Quality.NO_POSE`, all others `GOOD`.
 
 The HDF5 that is written here is the official one in degrees, metres and Y-up axes, and says so in attributes
-(``units`` of ``markers`` and ``kinematics``, ``rate_hz`` of an action) that other readers pass over.
+(``units`` of ``markers`` and ``kinematics``, ``rate_hz`` of an action) that other readers pass over, as they
+do the data set ``quality`` of an action: the `Quality` of each frame, which comes back.
 
 Importing this module imports JAX, for `Cameras`; h5py is imported where an HDF5 file is opened.
 """
@@ -335,6 +336,7 @@ class _Raw:
     axes: NDArray[np.float64]  # [T 62]
     in_degrees: bool | None
     in_metres: bool
+    quality: NDArray[np.uint16] | None = None  # [T]
 
 
 def _trial(raw: _Raw, angles: Literal["deg", "rad"] | None, up: Literal["y", "z"]) -> SpineTrial:
@@ -364,11 +366,18 @@ def _trial(raw: _Raw, angles: Literal["deg", "rad"] | None, up: Literal["y", "z"
             raw.rate_hz,
             keypoints @ R_yup_zup.T if up == "z" else keypoints,
             axes_to_radians(raw.axes) if degrees else raw.axes,
-            np.where(lost, Quality.NO_POSE, Quality.GOOD).astype(np.uint16),
+            _flags(raw.quality, lost),
             source=raw.source,
         )
     except ShapeError as error:
         raise FileFormatError(f"{raw.source}: {error}") from None
+
+
+def _flags(stored: NDArray[np.uint16] | None, lost: Any) -> NDArray[np.uint16]:
+    """Quality of each frame [T]: what is stored, and that there is no pose where nothing else says so."""
+    flags = np.zeros(len(lost), np.uint16) if stored is None else stored
+    usable = (flags & ~np.uint16(Quality.INTERPOLATED)) == 0
+    return np.where(lost & usable, flags | np.uint16(Quality.NO_POSE), flags).astype(np.uint16)
 
 
 def _angles_by_size(release: Release, trials: Sequence[ReleaseTrial]) -> Literal["deg", "rad"] | None:
@@ -521,6 +530,7 @@ def _read_group(path: Path, trial: ReleaseTrial) -> _Raw:
         angle_unit = _unit(path, group, "kinematics", {"degrees": True, "radians": False})
         in_metres = _unit(path, group, "markers", {"m": True})
         check_times(_at(path, f"{where}/timestamps"), None, times)
+        quality = _read_quality(path, file, f"{where}/quality", len(times)) if "quality" in group else None
         rate = group.attrs.get("rate_hz", _rate(times))
         rate = float(np.asarray(rate, np.float64).reshape(()))
     if not 0 < rate < np.inf:
@@ -535,7 +545,19 @@ def _read_group(path: Path, trial: ReleaseTrial) -> _Raw:
         _placed(_at(path, "/metadata/kinematic_axes"), "axis", names[1], AXIS_NAMES, axes),
         angle_unit,
         in_metres or False,
+        quality,
     )
+
+
+def _read_quality(path: Path, file: Any, where: str, count: int) -> NDArray[np.uint16]:
+    """Flags of `Quality`."""
+    found = _numbers(path, file, where, (count,))
+    known = int(~Quality(0))
+    wrong = (found != np.round(found)) | (found < 0) | (found > known)
+    if wrong.any():
+        what = f"flag {found[wrong][0]:g} is not known"
+        raise malformed(_at(path, where), None, what, f"whole numbers from 0 to {known}")
+    return found.astype(np.uint16)
 
 
 def _group(path: Path, file: Any, where: str, meaning: str) -> Any:
@@ -638,6 +660,7 @@ def _write_trial(group: Any, trial: SpineTrial) -> None:
     markers = group.create_dataset("markers", data=trial.keypoints[:, RELEASE_TO_KEYPOINT], **options)
     axes = group.create_dataset("kinematics", data=axes_to_degrees(trial.coordinates), **options)
     group.create_dataset("timestamps", data=trial.times, fletcher32=True)
+    group.create_dataset("quality", data=trial.quality.astype(np.uint16), **options)
     # Text of a fixed length lies under a checksum. That of any length does not, and HDF5 2.0 never returns
     # from some damage to it.
     markers.attrs["units"], axes.attrs["units"] = np.bytes_("m"), np.bytes_("degrees")

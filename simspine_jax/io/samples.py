@@ -73,7 +73,8 @@ class Samples:
         centers: [N 2] px, of the box around the keypoints.
         scales: [N] side of the square box over `BOX_UNIT_PX`.
         pixels: [N K 2] px.
-        visible: [N K] inside of the picture; nothing is known of occlusion.
+        visible: [N K] inside of the picture by the official exporter's rule, 0 <= x < width; nothing is
+            known of occlusion. `geometry.pixels.in_picture` counts half a pixel less and more.
         in_camera: [N K 3] m; which of two camera spaces, `camera_space_of` tells.
         in_world: [N K 3] m, Z-up world of the cameras.
         coordinates: [N 62] rad and m, in the order of `skeleton.AXIS_NAMES`.

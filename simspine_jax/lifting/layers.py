@@ -58,3 +58,40 @@ class Norm(nnx.BatchNorm):
     def apply(self, x: Float[Array, "*batch C"], key: Array | None) -> Float[Array, "*batch C"]:
         """Normalises by the batch where there is a key, else by the running statistics."""
         return self(x, use_running_average=key is None).astype(x.dtype)
+
+
+# M. Abramowitz and I. Stegun, Handbook of mathematical functions (1964), 7.1.26: erf within 1.5e-7.
+_ERF_SLOPE = 0.3275911
+_ERF = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
+
+
+@jax.custom_vjp
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The exact GELU, ``x`` times the normal distribution's share below ``x``, within float32's rounding.
+
+    XLA's own takes several times as long on a CPU, where it computes the error function anew for each use.
+    """
+    return _gelu(x)[0]
+
+
+def _gelu(x: Array) -> tuple[Array, Array]:
+    """Value and derivative."""
+    density = jnp.exp(-0.5 * x * x)
+    t = 1.0 / (1.0 + (_ERF_SLOPE * np.sqrt(0.5).item()) * jnp.abs(x))
+    tail = jnp.zeros_like(t)
+    for coefficient in reversed(_ERF):
+        tail = (tail + coefficient) * t
+    tail = 0.5 * tail * density
+    below = jnp.where(x >= 0, 1.0 - tail, tail)
+    return x * below, below + x * density * np.sqrt(0.5 / np.pi).item()
+
+
+def _gelu_forward(x: Array) -> tuple[Array, Array]:
+    return _gelu(x)
+
+
+def _gelu_backward(slope: Array, change: Array) -> tuple[Array]:
+    return (change * slope,)
+
+
+gelu.defvjp(_gelu_forward, _gelu_backward)

@@ -126,7 +126,7 @@ def observe(frames: Frames, cameras: Cameras) -> Observation:
         _cleaned(frames.keypoints_2d, mask[..., None]),
         mask,
         _cleaned(frames.confidence, mask),
-        _cleaned(rays, mask[..., None]),
+        _cleaned(rays, mask[..., None] & jnp.isfinite(rays)),  # not all cameras' lenses are known
         up,
         frames.keypoint_names,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simspine_jax.annotations import SpineTrial
-from simspine_jax.clips import N_BODIES, NO_CAMERA, Clip, clips_of
-from simspine_jax.errors import SimspineError, UnknownNameError
+from simspine_jax.clips import BODY_NAMES, NO_CAMERA, Clip, clips_of
+from simspine_jax.errors import FileFormatError, SimspineError, UnknownNameError
 from simspine_jax.geometry.cameras import Cameras
 from simspine_jax.io.calibration import read_cameras
 from simspine_jax.io.files import malformed, place
-from simspine_jax.io.layout import ReleaseLayout
+from simspine_jax.io.layout import MARKER_FOLDERS, ReleaseLayout
 from simspine_jax.io.release import (
     Release,
     find_release,
@@ -40,6 +41,7 @@ from simspine_jax.pipeline.records import stored_trial, with_remarks
 from simspine_jax.pipeline.simulate import run_simulation, truth_path
 from simspine_jax.pipeline.sources import synthetic_subjects
 from simspine_jax.pipeline.spine import converted_spine
+from simspine_jax.statistics import spine_angles
 
 SYNTHETIC_SECONDS = 4.8
 """Of each trial: 105 trials of 240 frames and four views are 100,800 view-frames."""
@@ -96,6 +98,10 @@ class RecordSource(ABC):
         Raises:
             SimspineError: a file is missing or damaged, or a name is unknown.
         """
+
+    def files(self) -> tuple[Path, ...]:
+        """Files that the user brought and that the records are made of, sorted; none where it makes all."""
+        return ()
 
     @abstractmethod
     def records(self, item: WorkItem, watcher: Watcher = UNWATCHED) -> Iterator[tuple[str, Any]]:
@@ -184,12 +190,29 @@ class SyntheticSource(ClipSource):
             )
 
     def clips(self, item: WorkItem, watcher: Watcher = UNWATCHED) -> Iterator[Clip]:
-        """Simulates the subject where it is not complete; see `ClipSource`."""
+        """Simulates what is missing of the subject, and all where files can't be read; see `ClipSource`."""
         folder = self.work / item.subject
-        self._simulate(item.subject, folder, watcher)
-        stored = SimulationSource(folder)
-        for trial in stored.items():
-            yield from stored.clips(trial)
+        anew = not folder.exists()
+        done = 0  # trials that are given; anew, they come out the same
+        while True:
+            try:
+                self._simulate(item.subject, folder, watcher)
+                stored = SimulationSource(folder)
+                for trial in stored.items()[done:]:
+                    yield from self._stored_clips(stored, trial)
+                    done += 1
+                return
+            except FileFormatError as error:
+                if anew:
+                    raise
+                watcher.note(f"{error}; {item.subject} is simulated anew")
+                shutil.rmtree(folder)
+                anew = True
+
+    @staticmethod
+    def _stored_clips(stored: SimulationSource, trial: WorkItem) -> list[Clip]:
+        with jax.enable_x64(False):
+            return list(stored.clips(trial))
 
     def _sources(self, subjects: Sequence[str]) -> tuple[Any, ...]:
         return synthetic_subjects(
@@ -198,7 +221,8 @@ class SyntheticSource(ClipSource):
         )  # fmt: skip
 
     def _simulate(self, subject: str, folder: Path, watcher: Watcher) -> None:
-        """In single precision whatever JAX's default is, so that the same seed gives the same bytes."""
+        """In single precision whatever JAX's default is: on one machine and platform of JAX (processor or
+        accelerator), the same seed gives the same bytes."""
         with jax.enable_x64(False):
             results = run_simulation(
                 spine(), self._sources([subject]), folder, SimulationOptions(),
@@ -229,6 +253,11 @@ class SimulationSource(ClipSource):
 
     folder: Path
 
+    def files(self) -> tuple[Path, ...]:
+        """Of the folder, those that are read; see `RecordSource`."""
+        patterns = ("trials/**/*", "truth/**/*", "cameras/*.toml", "models/*.json")
+        return found_files(self.folder, *patterns)
+
     def items(self) -> tuple[WorkItem, ...]:
         """A trial each; see `ClipSource`."""
         return tuple(WorkItem(t.subject, t.action, t.path) for t in find_trials_in(self.folder))
@@ -248,6 +277,23 @@ class SimulationSource(ClipSource):
             read_trial(truth) if truth.is_file() else None,
             **size_of(layout, item.subject).as_arguments(),
         )
+
+
+def found_files(folder: Path, *patterns: str) -> tuple[Path, ...]:
+    """Files of a folder by patterns, sorted, each once."""
+    return tuple(sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}))
+
+
+def with_angles(trial: SpineTrial) -> SpineTrial:
+    """The trial with vertebral rotations of its axes and curvature of its keypoints, where it has none."""
+    angles = spine_angles(trial)
+    degrees = {
+        "lordosis": angles.lordosis,
+        "kyphosis": angles.kyphosis,
+        "vertebral_rotations": angles.rotations,
+    }
+    missing = {name: np.deg2rad(a) for name, a in degrees.items() if getattr(trial, name) is None}
+    return dataclasses.replace(trial, **missing)
 
 
 def unknown_cameras(names: Sequence[str]) -> Cameras:
@@ -286,12 +332,15 @@ def size_of(layout: ReleaseLayout, subject: str) -> Size:
         return Size()
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
-        factors = np.array(list(about["scale_factors"].values()), np.float64)
+        named = dict(about["scale_factors"])
+        factors = np.array([named.pop(name) for name in BODY_NAMES], np.float64)
+        if named or factors.shape != (len(BODY_NAMES), 3):
+            raise ValueError("other bodies")
         height, mass = (None if about[k] is None else float(about[k]) for k in ("height_m", "mass_kg"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        valid = "the record that 'simspine simulate' writes"
+        valid = "the record that 'simspine simulate' writes, with three factors for each body of its model"
         raise malformed(path, None, "the subject's size can't be read", valid) from None
-    return Size(factors if factors.shape == (N_BODIES, 3) else None, height, mass)
+    return Size(factors, height, mass)
 
 
 def _with_plain_source(trial: SpineTrial, root: Path) -> SpineTrial:
@@ -328,17 +377,30 @@ class ReleaseSource(ClipSource):
         return tuple(WorkItem(t.subject, t.action) for t in find_release(self.path).trials)
 
     def clips(self, item: WorkItem, watcher: Watcher = UNWATCHED) -> Iterator[Clip]:
-        """Clips without detections and curvature, which a release doesn't hold; see `ClipSource`."""
+        """Clips without detections and curvature by bodies, which a release doesn't hold; see `ClipSource`.
+
+        Vertebral rotations are the axes', curvature is the keypoints'.
+        """
         release = find_release(self.path)
         cameras = read_release_cameras(self.path, item.subject)
         size = size_of(ReleaseLayout(self._root(release)), item.subject)
         for trial in self._trials(release, item):
             watcher.trial(trial.name)
             yield from clips_of(
-                _with_plain_source(trial, self._root(release)),
+                _with_plain_source(with_angles(trial), self._root(release)),
                 unknown_cameras(()) if cameras is None else cameras,
                 **size.as_arguments(),
             )
+
+    def files(self) -> tuple[Path, ...]:
+        """The HDF5 file or those of the folders, with the subjects' sizes; see `RecordSource`."""
+        release = find_release(self.path)
+        root, sizes = self._root(release), "models/*.json"
+        if release.form == "hdf5":
+            return tuple(sorted({release.path, *found_files(root, sizes)}))
+        return found_files(
+            root, *(f"{name}/**/*" for name in MARKER_FOLDERS), "kinematics/**/*", "cameras/*.toml", sizes
+        )
 
     def _trials(self, release: Release, item: WorkItem) -> Iterator[SpineTrial]:
         """The one of the item: a name that stands for its repetitions too finds more."""

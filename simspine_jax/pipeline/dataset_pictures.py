@@ -21,7 +21,7 @@ import numpy as np
 
 from simspine_jax.capture import ACTION_NAMES, SUBJECT_NAMES
 from simspine_jax.capture.rendering import PictureItem, picture_items, pictures_of
-from simspine_jax.errors import SimspineError, one_line
+from simspine_jax.errors import FileFormatError, SimspineError, one_line
 from simspine_jax.io.npz import read_npz, write_npz
 from simspine_jax.pictures import PICTURE_FIELDS, Picture
 from simspine_jax.pipeline.dataset import UNWATCHED, RecordSource, Watcher, WorkItem, spine
@@ -57,14 +57,24 @@ class PictureSource(RecordSource):
         return tuple(WorkItem(name, n_trials=subjects.count(name)) for name in dict.fromkeys(subjects))
 
     def records(self, item: WorkItem, watcher: Watcher = UNWATCHED) -> Iterator[tuple[str, Picture]]:
-        """Renders the subject's pictures where that is not done; see `RecordSource`."""
+        """Renders the subject's pictures where there are none that can be read; see `RecordSource`."""
         wanted = [i for i in self._items() if i.subject == item.subject]
         paths = {i: _path(self.work, i) for i in wanted}
-        for done in (path for path in paths.values() if path.is_file()):
-            watcher.trial(done.stem)
-        _render(self.work, [i for i, path in paths.items() if not path.is_file()], watcher)
-        for path in paths.values():
-            yield from read_pictures(path)
+        done = {i for i, path in paths.items() if path.is_file()}
+        for i in done:
+            watcher.trial(paths[i].stem)
+        _render(self.work, [i for i in wanted if i not in done], watcher)
+        for i, path in paths.items():
+            try:
+                pictures = list(read_pictures(path))
+            except FileFormatError as error:
+                if i not in done:
+                    raise
+                watcher.note(f"{error}; it is rendered anew")
+                path.unlink()
+                _render(self.work, [i], dataclasses.replace(watcher, trial=UNWATCHED.trial))
+                pictures = list(read_pictures(path))
+            yield from pictures
 
     def _items(self) -> tuple[PictureItem, ...]:
         return picture_items(

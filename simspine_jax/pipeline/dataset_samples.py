@@ -21,10 +21,19 @@ from simspine_jax.geometry.cameras import Cameras
 from simspine_jax.geometry.frames import R_yup_zup
 from simspine_jax.io.calibration import read_cameras
 from simspine_jax.io.files import malformed, place, shown
-from simspine_jax.io.layout import ReleaseLayout, action_of, natural_key
+from simspine_jax.io.layout import HDF5_NAME, ReleaseLayout, action_of, natural_key
 from simspine_jax.io.release import RELEASE_RATE_HZ, read_release_cameras
 from simspine_jax.io.samples import ImageName, Samples, camera_space_of, read_samples_npz
-from simspine_jax.pipeline.dataset import UNWATCHED, ClipSource, Watcher, WorkItem, size_of, unknown_cameras
+from simspine_jax.pipeline.dataset import (
+    UNWATCHED,
+    ClipSource,
+    Watcher,
+    WorkItem,
+    found_files,
+    size_of,
+    with_angles,
+)
+from simspine_jax.pipeline.dataset_cameras import recovered_cameras
 from simspine_jax.skeleton import AXIS_NAMES, KEYPOINT_NAMES, N_KEYPOINTS
 
 
@@ -34,9 +43,14 @@ class SamplesSource(ClipSource):
 
     Attributes:
         folder: with ``*.npz``; calibrations are ``cameras/Calib_<subject>.toml`` or those of ``simspine.h5``.
+            Without them, cameras are what the rows tell; see `pipeline.dataset_cameras`.
     """
 
     folder: Path
+
+    def files(self) -> tuple[Path, ...]:
+        """Of the folder, those that are read; see `RecordSource`."""
+        return found_files(self.folder, "*.npz", HDF5_NAME, "cameras/*.toml", "models/*.json")
 
     def items(self) -> tuple[WorkItem, ...]:
         """A trial each; see `ClipSource`."""
@@ -57,17 +71,18 @@ class SamplesSource(ClipSource):
         assert item.path is not None
         samples = _samples_of(item.path, item)
         cameras = self._cameras(item.subject)
-        source = item.path.name
-        if cameras is not None:
+        if cameras is None:
+            cameras, told = _recovered(item.path, item.subject)
+            source = f"{item.path.name} (without calibration; {told})"
+        else:
             source = _checked_source(item.path, samples, item.subject, cameras)
         grid = _Grid.of(item.path, samples)
-        views = unknown_cameras(grid.cameras) if cameras is None else cameras.select(grid.cameras)
-        trial = grid.trial(item, samples, source)
+        views = cameras.select(grid.cameras)
+        trial = with_angles(grid.trial(item, samples, source))
         watcher.trial(trial.name)
         pixels, seen = grid.pictures(samples)
-        for clip in clips_of(
-            trial, views, **size_of(ReleaseLayout(self.folder), item.subject).as_arguments()
-        ):
+        size = size_of(ReleaseLayout(self.folder), item.subject).as_arguments()
+        for clip in clips_of(trial, views, numbers=grid.frames.astype(np.int32), **size):
             part = slice(clip.first_frame, clip.first_frame + clip.n_frames)
             yield dataclasses.replace(clip, keypoints_2d=pixels[part], keypoints_2d_mask=seen[part])
 
@@ -99,7 +114,19 @@ def _trials_in(path: Path) -> tuple[tuple[str, str], ...]:
 
 def _samples_of(path: Path, item: WorkItem) -> Samples:
     """The rows of one trial."""
-    rows = np.array([(n.subject, action_of(n.stem)) == (item.subject, item.action) for n in _names_in(path)])
+    wanted = item.subject, item.action
+    return _rows_of(path, np.array([(n.subject, action_of(n.stem)) == wanted for n in _names_in(path)]))
+
+
+@lru_cache(maxsize=4)
+def _recovered(path: Path, subject: str) -> tuple[Cameras, str]:
+    """The cameras of a subject by all of its rows, and how they were found."""
+    names = _names_in(path)
+    samples = _rows_of(path, np.array([name.subject == subject for name in names]))
+    return recovered_cameras(samples, sorted({n.camera for n in names if n.subject == subject}))
+
+
+def _rows_of(path: Path, rows: NDArray[np.bool_]) -> Samples:
     every = _read(path)
     arrays = [f.name for f in dataclasses.fields(Samples) if f.name != "keypoint_names"]
     return dataclasses.replace(every, **{name: getattr(every, name)[rows] for name in arrays})

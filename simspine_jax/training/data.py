@@ -10,6 +10,7 @@ import numpy as np
 
 from simspine_jax.arrays import Array, Int
 from simspine_jax.datasets import ClipSequence, Samples, frame_samples, window_samples
+from simspine_jax.errors import ShapeError
 from simspine_jax.lifting.observations import Observation, Target, observe, target_of
 from simspine_jax.skeleton import KEYPOINT_NAMES, REDUCED_NAMES
 from simspine_jax.training.run import DataOptions, Run
@@ -92,7 +93,16 @@ def _choices(options: DataOptions):
 
 
 def prepare(samples: Samples) -> Rows:
-    """The samples cleaned and with rays, on the default device."""
+    """The samples cleaned and with rays, on the default device.
+
+    Raises:
+        ShapeError: no target has a place in front of its camera.
+    """
+    if not np.asarray(samples.frames.keypoints_3d_mask).any():
+        raise ShapeError(
+            "No camera of the samples has a known place, so nothing is known in front of it; "
+            "valid are samples of calibrated cameras"
+        )
     count = len(samples.frames.valid)
     parts = []
     for first in range(0, count, PREPARED):

@@ -118,11 +118,11 @@ def _train(
     progress: Progress | None,
 ) -> Trained:
     structure, state = initial_state(build_lifter(run, statistics, spine), run)
-    restored = checkpoints.restore(state, data_state(0, run, len(rows)))
     mesh = data_mesh()
+    step = make_step(structure, run, rows, mesh)
+    restored = checkpoints.restore(state, data_state(0, run, len(rows)))
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     state, rows = jax.device_put((state if restored is None else restored, rows), whole)
-    step = make_step(structure, run, rows, mesh)
     done = int(state.step)
     logs, began, means = Logs(folder / LOGS, done), time.perf_counter(), {}
     try:

@@ -187,29 +187,41 @@ def with_settings(run: Run, settings: Iterable[str]) -> Run:
         SimspineError: a setting isn't ``name=value``, or its value isn't valid.
         UnknownNameError: the run has no such setting.
     """
+    changes: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals:
             raise SimspineError(f"The setting '{setting}' has no value; valid is NAME=VALUE")
-        run = _replaced(run, name.strip().split("."), text.strip(), name)
-    return run
+        first, *rest = name.strip().split(".")
+        value = changes.get(first, getattr(run, first, None))
+        changes[first] = _changed(run, value, first, rest, text.strip(), name)
+    # All at once, as what is valid together may not be so on the way.
+    return dataclasses.replace(run, **changes)
 
 
-def _replaced(part: Any, path: list[str], text: str, whole: str) -> Any:
+def _changed(part: Any, value: Any, first: str, rest: list[str], text: str, whole: str) -> Any:
+    """What a field of a part becomes.
+
+    Args:
+        part: which has the field.
+        value: of the field so far.
+        first: the field's name.
+        rest: names below it.
+        text: of the new value.
+        whole: the setting's name.
+    """
     hints = typing.get_type_hints(type(part))
-    first, *rest = path
     valid = [n for n in hints if n != "expected"]
-    if first not in valid:
+    if first not in valid or (rest and not dataclasses.is_dataclass(value)):
         raise UnknownNameError("Setting", whole, type(part).__name__, valid)
-    value = getattr(part, first)
     if rest:
-        if not dataclasses.is_dataclass(value):
-            raise UnknownNameError("Setting", whole, type(part).__name__, valid)
-        return dataclasses.replace(part, **{first: _replaced(value, rest, text, whole)})
+        inner, *deeper = rest
+        new = _changed(value, getattr(value, inner, None), inner, deeper, text, whole)
+        return dataclasses.replace(typing.cast(Any, value), **{inner: new})
     if dataclasses.is_dataclass(value):
-        inner = [f"{whole}.{f.name}" for f in dataclasses.fields(value)]
-        raise SimspineError(f"The setting {whole} is a group; valid are {', '.join(inner)}")
-    return dataclasses.replace(part, **{first: _parsed(text, hints[first], whole)})
+        names = [f"{whole}.{f.name}" for f in dataclasses.fields(value)]
+        raise SimspineError(f"The setting {whole} is a group; valid are {', '.join(names)}")
+    return _parsed(text, hints[first], whole)
 
 
 def _parsed(text: str, hint: Any, name: str) -> Any:

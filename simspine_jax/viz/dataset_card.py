@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,19 +31,26 @@ from simspine_jax.dataset_tables import (
     axes_table,
     axis_error_table,
     counts_table,
+    curvature_error_table,
     curvature_table,
     flags_table,
+    inside_table,
     lumbar_table,
     speed_table,
     view_table,
-    visibility_table,
 )
-from simspine_jax.io.files import atomic_write
 from simspine_jax.reference_values import MOTIONS, level_label
 from simspine_jax.skeleton import KEYPOINT_NAMES, LUMBAR_LEVELS
 from simspine_jax.statistics import SYNTHETIC_NOTICE, Tally, counted
-from simspine_jax.tables import Table, format_table
 from simspine_jax.validation import FIXED_RATIOS, truth_table
+from simspine_jax.viz.card import (
+    NOT_STATED,
+    NOT_THE_PAPERS,
+    CardFacts,
+    CardFigure,
+    CardSection,
+    write_sections,
+)
 from simspine_jax.viz.figures import (
     COLORS,
     draw_violins,
@@ -53,47 +59,15 @@ from simspine_jax.viz.figures import (
     new_figure,
     say_nothing,
     title_figure,
-    write_figure,
 )
-from simspine_jax.viz.report import picture_html, write_page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PAGE = "card.html"
-"""Of the page in its folder; pictures and tables lie in folders beside it."""
-
-NOT_THE_PAPERS = (
-    "A synthetic set: its figures describe a simulation and are not to be compared with the paper's, "
-    "which come from recordings of people."
-)
-"""What the card of a synthetic set says above everything."""
-
-NOT_STATED = "not stated"
-
-_FIGURE_SUFFIXES, _TABLE_SUFFIXES = ("png", "svg"), ("csv", "md")
 _HEADING = "pelvis_rotation"
+_INSIDE = "Keypoints inside the picture"
 _SEED = re.compile(r"\bseed (\d+)")
-
-
-@dataclass(frozen=True)
-class CardFacts:
-    """What of a dataset its clips don't tell.
-
-    Attributes:
-        name: such as ``simspine/synthetic``.
-        version: of the dataset.
-        license: in words.
-        description: what it is, in a sentence or two.
-        homepage: address; empty if there is none.
-    """
-
-    name: str
-    version: str = NOT_STATED
-    license: str = NOT_STATED
-    description: str = ""
-    homepage: str = ""
 
 
 def write_card(out: Path, statistics: DatasetStatistics, facts: CardFacts) -> list[Path]:
@@ -114,21 +88,9 @@ def write_card(out: Path, statistics: DatasetStatistics, facts: CardFacts) -> li
         MissingDependencyError: matplotlib is not installed.
         SimspineError: a file can't be written.
     """
+    source = statistics.spine.source
     parts = tuple(_sections(statistics))
-    write_page(out / PAGE, f"Data card of {facts.name}", _notices(statistics), _about(statistics, facts), {
-        part.heading: part.html(statistics.spine.source) for part in parts
-    }, {})  # fmt: skip
-    written = [out / PAGE]
-    for name, figure in (item for part in parts for item in part.figures.items()):
-        for suffix in _FIGURE_SUFFIXES:
-            written.append(out / "figures" / f"{name}.{suffix}")
-            write_figure(written[-1], figure.drawn)
-    for table in (table for part in parts for table in part.tables):
-        for suffix in _TABLE_SUFFIXES:
-            written.append(out / "tables" / f"{table.name}.{suffix}")
-            with atomic_write(written[-1]) as file:
-                file.write(format_table(table, suffix))
-    return written
+    return write_sections(out, facts, _notices(statistics), _about(statistics), parts, source)
 
 
 def _notices(statistics: DatasetStatistics) -> tuple[str, ...]:
@@ -136,7 +98,7 @@ def _notices(statistics: DatasetStatistics) -> tuple[str, ...]:
     return (*told, NOT_THE_PAPERS) if SYNTHETIC_NOTICE in told else told
 
 
-def _about(statistics: DatasetStatistics, facts: CardFacts) -> dict[str, str]:
+def _about(statistics: DatasetStatistics) -> dict[str, str]:
     whole, spine = statistics.whole, statistics.spine
     synthetic = sum(row.is_synthetic for row in spine.trials)
     seeds = sorted({seed for row in spine.trials for seed in _SEED.findall(row.source)}, key=int)
@@ -144,10 +106,6 @@ def _about(statistics: DatasetStatistics, facts: CardFacts) -> dict[str, str]:
     splits = statistics.counts_by("split").items()
     cameras = ", ".join(statistics.views) or "none"
     return {
-        **({"What it is": facts.description} if facts.description else {}),
-        "Version": facts.version,
-        "Licence": facts.license,
-        **({"Homepage": facts.homepage} if facts.homepage else {}),
         "Origin": f"{synthetic} of {counted(len(spine.trials), 'trial')} synthetic",
         "Seed": ", ".join(seeds) or NOT_STATED,
         "Size": f"{counted(whole.clips, 'clip')} of {counted(len(spine.trials), 'trial')}, "
@@ -160,40 +118,17 @@ def _about(statistics: DatasetStatistics, facts: CardFacts) -> dict[str, str]:
     }
 
 
-@dataclass(frozen=True)
-class _Picture:
-    """A figure and what is said above it."""
-
-    drawn: Figure
-    text: str
-
-
-@dataclass(frozen=True)
-class _Section:
-    """A part of the page: words, figures by the names of their files, tables."""
-
-    heading: str
-    figures: Mapping[str, _Picture]
-    tables: tuple[Table, ...] = ()
-    missing: str = ""
-
-    def html(self, source: str) -> str:
-        pictures = "".join(picture_html(p.drawn, p.text, source) for p in self.figures.values())
-        said = f'<p class="nothing">{self.missing}</p>\n' if self.missing else ""
-        return said + pictures + "".join(format_table(table, "html") for table in self.tables)
-
-
-def _sections(statistics: DatasetStatistics) -> Iterator[_Section]:
+def _sections(statistics: DatasetStatistics) -> Iterator[CardSection]:
     spine = statistics.spine
-    yield _Section(
+    yield CardSection(
         "Counts",
-        {"counts": _Picture(counts_figure(statistics), "Frames by subject and action.")},
+        {"counts": CardFigure(counts_figure(statistics), "Frames by subject and action.")},
         (*(counts_table(statistics, by) for by in ("split", "subject", "action", "view")),),
     )
-    yield _Section(
+    yield CardSection(
         "Curvature",
         {
-            f"curvature_by_{by}": _Picture(
+            f"curvature_by_{by}": CardFigure(
                 curvature_figure(statistics, by),
                 f"Lordosis L1-S1 and kyphosis T3-T12 by {by}. {MEASURES_NOTE}",
             )
@@ -201,51 +136,49 @@ def _sections(statistics: DatasetStatistics) -> Iterator[_Section]:
         },
         (curvature_table(statistics, "action"), curvature_table(statistics, "subject")),
     )
-    yield _Section(
+    yield CardSection(
         "Range of motion",
         {
-            "axes": _Picture(axes_figure(statistics), f"Ranges of the kinematic axes. {AXES_NOTE}"),
-            "lumbar_levels": _Picture(
+            "axes": CardFigure(axes_figure(statistics), f"Ranges of the kinematic axes. {AXES_NOTE}"),
+            "lumbar_levels": CardFigure(
                 lumbar_figure(statistics), f"Ranges of the lumbar levels. {SIGNS_NOTE}"
             ),
         },
         (axes_table(statistics), lumbar_table(statistics)),
     )
-    yield _visibility_section(statistics)
+    yield _inside_section(statistics)
     yield _truth_section(statistics)
-    yield _Section(
+    yield CardSection(
         "Speed",
         {
-            "speed": _Picture(
+            "speed": CardFigure(
                 errors_figure(statistics.speed, "Speed by keypoint", "cm/s", spine.source, spine.notices),
                 "Speed of keypoints between neighbouring usable frames: median, 5th to 95th percentile.",
             )
         },
         (speed_table(statistics),),
     )
-    yield _Section(
+    yield CardSection(
         "Quality flags", {}, (flags_table(statistics, "subject"), flags_table(statistics, "action"))
     )
 
 
-def _visibility_section(statistics: DatasetStatistics) -> _Section:
+def _inside_section(statistics: DatasetStatistics) -> CardSection:
     if not statistics.views:
-        return _Section("Keypoint visibility", {}, (), "The data have no cameras.")
+        return CardSection(_INSIDE, {}, (), "The data have no cameras.")
     spine = statistics.spine
-    pictures = {
-        "visibility": _Picture(visibility_figure(statistics), f"By keypoint and camera. {INSIDE_NOTE}")
-    }
+    pictures = {"inside": CardFigure(inside_figure(statistics), f"By keypoint and camera. {INSIDE_NOTE}")}
     if any(tally.count for tally in statistics.detector_px.values()):
         title = "Distance of detections from the pictures of the truth, by keypoint"
         drawn = errors_figure(statistics.detector_px, title, "px", spine.source, spine.notices)
-        pictures["detector_error"] = _Picture(drawn, f"{title}: median, 5th to 95th percentile.")
-    return _Section("Keypoint visibility", pictures, (view_table(statistics), visibility_table(statistics)))
+        pictures["detector_error"] = CardFigure(drawn, f"{title}: median, 5th to 95th percentile.")
+    return CardSection(_INSIDE, pictures, (view_table(statistics), inside_table(statistics)))
 
 
-def _truth_section(statistics: DatasetStatistics) -> _Section:
+def _truth_section(statistics: DatasetStatistics) -> CardSection:
     heading = "Annotation against truth"
     if not statistics.has_truth:
-        return _Section(
+        return CardSection(
             heading, {}, (), "The data hold no truth: nobody knows how far the annotation is off."
         )
     spine = statistics.spine
@@ -258,10 +191,14 @@ def _truth_section(statistics: DatasetStatistics) -> _Section:
             ("hips put together", statistics.rooted_mm),
         )
     }
-    return _Section(
+    return CardSection(
         heading,
-        {"annotation_error": _Picture(drawn, f"{title}: median, 5th to 95th percentile of usable frames.")},
-        (truth_table(rows, spine.source, (*spine.notices, USABLE_NOTE)), axis_error_table(statistics)),
+        {"annotation_error": CardFigure(drawn, f"{title}: median, 5th to 95th percentile of usable frames.")},
+        (
+            truth_table(rows, spine.source, (*spine.notices, USABLE_NOTE)),
+            *((curvature_error_table(statistics),) if statistics.has_true_curvature else ()),
+            axis_error_table(statistics),
+        ),
     )
 
 
@@ -408,7 +345,7 @@ def _name_axis_groups(axes: Axes, shown: Sequence[Axis]) -> None:
             axes.axvline(i - 0.5, color="#cccccc", linewidth=0.6, zorder=0)
 
 
-def visibility_figure(statistics: DatasetStatistics) -> Figure:
+def inside_figure(statistics: DatasetStatistics) -> Figure:
     """By camera and keypoint: how many of the known are inside the picture, and how many frames are detected.
 
     Raises:
@@ -419,7 +356,9 @@ def visibility_figure(statistics: DatasetStatistics) -> Figure:
     if statistics.has_detections:
         shares["Found by the detector (% of frames)"] = _detected
     with new_figure(2.2 + len(shares) * (0.5 + 0.26 * len(views))) as figure:
-        title_figure(figure, "Visibility by camera and keypoint", spine.source, spine.notices)
+        title_figure(
+            figure, "Inside the picture and detected, by camera and keypoint", spine.source, spine.notices
+        )
         panels: Any = figure.subplots(len(shares), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (title, share) in zip(panels, shares.items(), strict=True):
             table = np.array([share(view) for view in views.values()])

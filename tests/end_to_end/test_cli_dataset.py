@@ -105,6 +105,7 @@ def test_a_killed_and_an_interrupted_build_go_on_to_the_same_bytes(
         (("build", "--config", "release", "--seconds", "2"), "--seconds has no effect with --config release"),
         (("build", "--config", "pipeline", "--seed", "2"), "--seed has no effect with --config pipeline"),
         (("build", "--manual-dir", "x"), "--manual-dir has no effect with --config synthetic"),
+        (("build", "--data-dir", "gs://bucket"), "is no folder of a file system"),
         (("build", "--pictures", "5"), "it goes with --config synthetic_images"),
         (("build", "--file-format", "parquet"), "it has: array_record, tfrecord"),
         (("build", "--subjects", "S2"), "Subject 'S2' is not in the synthetic set"),
@@ -120,7 +121,7 @@ def test_a_killed_and_an_interrupted_build_go_on_to_the_same_bytes(
 def test_bad_input_is_one_sentence_and_leaves_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], told: str
 ) -> None:
-    assert run(*words, "--data-dir", tmp_path) == BAD_INPUT
+    assert run(words[0], "--data-dir", tmp_path, *words[1:]) == BAD_INPUT
     said = capsys.readouterr().err
     assert told in said
     assert said.count("\n") == 1

@@ -12,6 +12,7 @@ import pytest
 from spine_trials import bare_trial, make_trial
 
 from simspine_jax.clips import (
+    BODY_NAMES,
     CLIP_FIELDS,
     CURVATURE_NAMES,
     MAX_CLIP_FRAMES,
@@ -101,6 +102,7 @@ def test_the_fields_are_described_once_and_in_order() -> None:
     unmasked = {f.name for f in CLIP_FIELDS if f.per_frame and not f.name.endswith("_mask")}
     assert unmasked - {m.removesuffix("_mask") for m in masks} == {
         "times",
+        "frames",
         "quality",
         "detections_confidence",
     }
@@ -161,7 +163,9 @@ def test_what_a_source_lacks_is_masked_and_never_zero() -> None:
     clip = only(bare_trial())
     assert clip.camera_names == ()
     assert clip.keypoints_2d.shape == (40, 0, 37, 2)
-    for name in ("vertebral_rotations", "curvature", "true_keypoints_3d", "true_kinematics"):
+    for name in (
+        "vertebral_rotations", "curvature", "true_keypoints_3d", "true_kinematics", "true_curvature",
+    ):  # fmt: skip
         assert np.isnan(getattr(clip, name)).all()
         assert not getattr(clip, f"{name}_mask").any()
     assert np.isnan(clip.scale_factors).all()
@@ -208,6 +212,40 @@ def test_clips_joined_are_the_trial(max_frames: int) -> None:
                 np.testing.assert_array_equal(getattr(clip, field.name), getattr(whole, field.name))
 
 
+def test_frames_are_numbered_as_the_source_counts_them() -> None:
+    clips = list(clips_of(make_trial(), rig(), max_frames=20))
+    assert np.concatenate([c.frames for c in clips]).tolist() == list(range(40))
+    numbers = 7 + 5 * np.arange(40, dtype=np.int32)
+    clips = list(clips_of(make_trial(), rig(), max_frames=30, numbers=numbers))
+    assert [c.first_frame for c in clips] == [0, 30]
+    assert clips[1].frames.tolist() == numbers[30:].tolist()
+    assert clips[1].frames.dtype == np.int32
+
+
+def test_true_curvature_is_the_truths() -> None:
+    truth = make_trial("S1", "Walking 2", kyphosis=None)
+    clip = only(make_trial(), rig(), truth)
+    np.testing.assert_allclose(clip.true_curvature[:, 0], truth.lordosis, atol=FLOAT32_M)
+    assert clip.true_curvature_mask.all(axis=0).tolist() == [True, False]
+    assert np.isnan(clip.true_curvature[:, 1]).all()
+    assert not only(make_trial(), rig()).true_curvature_mask.any()
+
+
+def test_clips_of_any_length_have_pictures() -> None:
+    points = np.zeros((720, 37, 3), np.float32)
+    points[:, :, 1] = np.linspace(0.5, 1.5, 37)
+    cameras = cameras_in_ground(rig())
+    pixels, inside = pictures_of(cameras, points)
+    assert pixels.shape == (720, 2, 37, 2)
+    assert inside.any()
+    first, rest = pictures_of(cameras, points[:500])[0], pictures_of(cameras, points[500:])[0]
+    np.testing.assert_array_equal(pixels, np.concatenate([first, rest]))
+
+
+def test_bodies_are_the_models(spine_model) -> None:
+    assert spine_model.body_names == BODY_NAMES
+
+
 def test_a_clip_is_at_most_ten_seconds() -> None:
     assert [c.n_frames for c in clips_of(make_trial(n_frames=1001))] == [MAX_CLIP_FRAMES, MAX_CLIP_FRAMES, 1]
 
@@ -227,7 +265,7 @@ def test_pictures_are_opencvs() -> None:
         expected = cv2.projectPoints(points, cv2.Rodrigues(R)[0], t, matrix, LENS)[0][:, 0]
         found = clip.keypoints_2d[:, v][clip.keypoints_3d_mask]
         np.testing.assert_allclose(found, expected, atol=PIXEL)
-        inside = ((expected >= 0) & (expected < (1000, 1002))).all(axis=-1)
+        inside = ((expected > -0.5) & (expected < (999.5, 1001.5))).all(axis=-1)
         np.testing.assert_array_equal(clip.keypoints_2d_mask[:, v][clip.keypoints_3d_mask], inside)
 
 
@@ -327,5 +365,6 @@ def test_no_keypoint_is_lost_by_human36m_lenses(shared_data: Path) -> None:
             coefficients[None], np.array([size], float), ("one",), "h36m",
         )  # fmt: skip
         pixels, inside = pictures_of(camera, across)
-        np.testing.assert_array_equal(inside, ((pixels >= 0) & (pixels < size)).all(axis=-1))
+        within = (pixels > -0.5) & (pixels < np.array(size) - 0.5)  # pixels' middles are whole numbers
+        np.testing.assert_array_equal(inside, within.all(axis=-1))
         assert 0.3 < inside.mean() < 0.9

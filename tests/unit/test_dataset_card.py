@@ -30,16 +30,18 @@ from simspine_jax.dataset_statistics import (
 from simspine_jax.dataset_tables import (
     axes_table,
     counts_table,
+    curvature_error_table,
     curvature_table,
     flags_table,
+    inside_table,
     speed_table,
-    visibility_table,
 )
 from simspine_jax.errors import FileFormatError, ShapeError
 from simspine_jax.geometry.cameras import Cameras
 from simspine_jax.skeleton import AXIS_NAMES, KEYPOINT_NAMES, REGIONS
 from simspine_jax.statistics import BIN, SYNTHETIC_NOTICE, Tally
-from simspine_jax.viz.dataset_card import NOT_THE_PAPERS, PAGE, CardFacts, write_card
+from simspine_jax.viz.card import NOT_THE_PAPERS, PAGE, CardFacts
+from simspine_jax.viz.dataset_card import write_card
 
 VIEWS = ("left", "right")
 N_FRAMES = 40
@@ -106,6 +108,9 @@ def pooled(name: str) -> np.ndarray:
             "axes": one.coordinates,
             "error": one.keypoints - truth(*names).keypoints,
             "lordosis": one.lordosis,
+            "kyphosis": one.kyphosis,
+            "true_lordosis": truth(*names).lordosis,
+            "true_kyphosis": truth(*names).kyphosis,
         }
         parts.append(np.asarray(values[name])[usable])
     return np.concatenate(parts)
@@ -190,6 +195,21 @@ def test_errors_are_those_of_numpy(statistics: DatasetStatistics) -> None:
         close(by_region(statistics.rooted_mm)[region], 1e3 * np.linalg.norm(rooted[:, list(ids)], axis=-1))
 
 
+def test_curvature_beside_the_truth_is_numpys(statistics: DatasetStatistics) -> None:
+    rows = {row[0]: row[1:] for row in curvature_error_table(statistics).rows}
+    assert list(rows) == ["Lordosis", "Kyphosis"]
+    for name in ("lordosis", "kyphosis"):
+        found, true = np.rad2deg(pooled(name)), np.rad2deg(pooled(f"true_{name}"))
+        error = found - true
+        assert true.std() > 0.1
+        close(statistics.curvature_truth[name].error, error)
+        valid = (
+            error.size, error.mean(), abs(error).mean(), np.median(abs(error)),
+            np.percentile(abs(error), 95), true.std(), found.std(),
+        )  # fmt: skip
+        assert rows[name.capitalize()] == pytest.approx(valid, rel=1e-5, abs=HALF_BIN)
+
+
 def test_angles_are_compared_modulo_a_turn() -> None:
     found, true = np.zeros((3, 62), np.float32), np.zeros((3, 62), np.float32)
     arm, tx = AXIS_NAMES.index("arm_flex_r"), AXIS_NAMES.index("pelvis_tx")
@@ -227,7 +247,8 @@ def test_shares_of_what_is_seen(statistics: DatasetStatistics) -> None:
         lost = np.zeros(37, int)
         lost[4] = 40 * v
         np.testing.assert_array_equal(statistics.views[name].detected, 160 - lost)
-    row = visibility_table(statistics).rows[4]
+    assert inside_table(statistics).columns[2] == "Inside the picture (% of known)"
+    row = inside_table(statistics).rows[4]
     assert row[:4] == ("right_ear", 100.0, pytest.approx(100 * inside[:, :, 4].mean()), 87.5)
 
 
@@ -281,7 +302,7 @@ def test_the_card_has_a_page_pictures_and_tables(card_files: list[Path]) -> None
     assert set(page.parent.rglob("*.*")) == set(card_files)
     pictures = {path.stem for path in others if path.suffix == ".png"}
     assert pictures == {
-        "counts", "curvature_by_action", "curvature_by_subject", "axes", "lumbar_levels", "visibility",
+        "counts", "curvature_by_action", "curvature_by_subject", "axes", "lumbar_levels", "inside",
         "detector_error", "annotation_error", "speed",
     }  # fmt: skip
     assert {path.stem for path in others if path.suffix == ".svg"} == pictures
@@ -291,7 +312,8 @@ def test_the_card_has_a_page_pictures_and_tables(card_files: list[Path]) -> None
             assert min(picture.shape[:2]) > 300
             assert picture.std() > 0.02
     tables = {path.stem for path in others if path.suffix == ".csv"}
-    assert {"counts_by_split", "flags_by_action", "error_against_truth", "visibility_by_view"} <= tables
+    assert {"counts_by_split", "flags_by_action", "error_against_truth", "inside_by_view"} <= tables
+    assert {"inside_by_keypoint", "curvature_against_truth"} <= tables
 
 
 def test_the_page_stands_alone_and_says_what_it_is(card_files: list[Path]) -> None:
@@ -303,7 +325,8 @@ def test_the_page_stands_alone_and_says_what_it_is(card_files: list[Path]) -> No
         NOT_THE_PAPERS.replace("'", "&#x27;"), SYNTHETIC_NOTICE, "free &lt;as&gt; air",
         "simspine/a test&#x27;s",
         "<dt>Version</dt><dd>1.2.3</dd>", "<dt>Seed</dt><dd>7</dd>", "4 of 4 trials synthetic",
-        "12 clips of 4 trials, 160 frames, 320 frames in views",
+        "12 clips of 4 trials, 160 frames, 320 frames in views", "Clips don&#x27;t know occlusion",
+        "(synthetic_images) know which keypoints are visible", "SD of the truth",
     ):  # fmt: skip
         assert words in text, words
 
@@ -325,11 +348,12 @@ def test_a_recorded_set_without_cameras_says_so(tmp_path: Path) -> None:
     text = page.read_text()
     assert "The data have no cameras." in text
     assert "The data hold no truth" in text
+    assert "SD of the truth" not in text
     assert "0 of 4 trials synthetic" in text
     assert "a &lt;laboratory&gt;" in text
     assert "ynthetic capture" not in text
     assert NOT_THE_PAPERS[:15] not in text
-    assert not [path for path in others if path.stem in ("visibility", "annotation_error", "detector_error")]
+    assert not [path for path in others if path.stem in ("inside", "annotation_error", "detector_error")]
 
 
 # --- the command ---

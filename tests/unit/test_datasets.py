@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import os
@@ -104,6 +105,16 @@ def clips() -> list[Clip]:
 @pytest.fixture(scope="module")
 def memory(clips: list[Clip]):
     return clips_in_memory(clips)
+
+
+TRIALS = (slice(0, 2), slice(2, 3), slice(3, 5))
+"""Which of the clips are a trial."""
+
+
+def in_rows(clips: list[Clip], name: str) -> np.ndarray:
+    """A field with views as samples have it: trial by trial, and in a trial view by view."""
+    trials = [np.concatenate([getattr(c, name) for c in clips[t]]).swapaxes(0, 1) for t in TRIALS]
+    return np.concatenate([trial.reshape(-1, *trial.shape[2:]) for trial in trials])
 
 
 # --- built datasets ---
@@ -230,6 +241,12 @@ def test_a_missing_dataset_names_the_command_that_builds_it(built: Path, monkeyp
         open_clips()
     monkeypatch.delenv("TFDS_DATA_DIR")
     assert default_data_dir() == Path.home() / "tensorflow_datasets"
+    # The home is meant by ~, as the command line has it.
+    monkeypatch.setenv("HOME", str(built.parent))
+    assert len(open_clips(data_dir=f"~/{built.name}")) == 3
+    monkeypatch.setenv("TFDS_DATA_DIR", f"~/{built.name}")
+    assert default_data_dir() == built
+    assert len(open_clips()) == 3
     with pytest.raises(Unknown, match=r"Split 'trian' is not in simspine/synthetic 1.0.0 in .* mean 'train'"):
         open_clips(split="trian", data_dir=built)
 
@@ -399,9 +416,10 @@ def test_frames_are_taken_at_a_rate_of_their_trial(memory) -> None:
 
 
 def test_a_rate_that_float32_rounds_is_itself() -> None:
-    trial = trial_of("S1", "Walking", 40, rate_hz=29.97)
-    samples = frame_samples(clips_in_memory(clips_of(trial, rig())), rate_hz=29.97, accept=~Quality(0))
-    assert len(samples) == 120
+    trial = trial_of("S1", "Walking", 40, rate_hz=29.97, times=np.arange(40) / 29.97)
+    for rate_hz, step in ((29.97, 1), (9.99, 3), (14.985, 2)):
+        samples = frame_samples(clips_in_memory(clips_of(trial, rig())), rate_hz=rate_hz, accept=~Quality(0))
+        assert samples.frames.frame[: len(samples) // 3].tolist() == list(range(0, 40, step))
 
 
 def test_faulty_frames_are_left_out_unless_accepted(memory, clips: list[Clip]) -> None:
@@ -421,10 +439,9 @@ def test_faulty_frames_are_left_out_unless_accepted(memory, clips: list[Clip]) -
 def test_detections_or_pictures_are_the_input(memory, clips: list[Clip]) -> None:
     samples = frame_samples(memory, rate_hz=None, source="detected", accept=~Quality(0))
     frames = samples.take(np.arange(len(samples)))
-    wanted = np.concatenate([c.detections_2d.swapaxes(0, 1).reshape(-1, 37, 2) for c in clips])
+    wanted = in_rows(clips, "detections_2d")
     np.testing.assert_array_equal(frames.keypoints_2d, wanted)
-    sure = np.concatenate([c.detections_confidence.swapaxes(0, 1).reshape(-1, 37) for c in clips])
-    np.testing.assert_array_equal(frames.confidence, sure)
+    np.testing.assert_array_equal(frames.confidence, in_rows(clips, "detections_confidence"))
     np.testing.assert_array_equal(frames.keypoints_2d_mask, np.isfinite(wanted).all(axis=-1))
     shown = frame_samples(memory, rate_hz=None, accept=~Quality(0))
     frames = shown.take(np.arange(len(shown)))
@@ -466,14 +483,15 @@ def test_a_subset_of_keypoints_has_their_values(memory) -> None:
             frame_samples(memory, keypoints=wrong)
 
 
-def test_windows_stay_in_their_clip(memory, clips: list[Clip]) -> None:
+def test_windows_stay_in_their_trial_and_cross_its_clips(memory, clips: list[Clip]) -> None:
     length, stride = 27, 10
     samples = window_samples(memory, length, stride=stride, accept=~Quality(0))
-    assert len(samples) == 3 * sum(-(-c.n_frames // stride) for c in clips)
+    assert len(samples) == 3 * sum(-(-n_frames // stride) for n_frames in (90, 40, 30))
     frames = samples.take(np.arange(len(samples)))
     assert frames.keypoints_2d.shape == (len(samples), length, 37, 2)
     assert frames.root_relative.shape == (len(samples), length, 37, 3)
-    for name in ("clip", "camera", "subject", "action"):
+    assert (np.ptp(frames.clip, axis=1) == 1).sum() == 3 * (2 + 2)
+    for name in ("camera", "subject", "action"):
         values = getattr(frames, name)
         np.testing.assert_array_equal(values, np.broadcast_to(values[:, :1], values.shape))
     inside = frames.valid
@@ -484,13 +502,13 @@ def test_windows_stay_in_their_clip(memory, clips: list[Clip]) -> None:
     for i in range(len(samples)):
         count = inside[i].sum()
         assert inside[i, :count].all()
-        clip = clips[frames.clip[i, 0]]
-        last = clip.first_frame + clip.n_frames - 1
+        last = {0: 89, 1: 89, 2: 39, 3: 29, 4: 29}[int(frames.clip[i, 0])]
         wanted = np.minimum(frames.frame[i, 0] + np.arange(length), last)  # padding repeats the edge
         np.testing.assert_array_equal(frames.frame[i], wanted)
-        t = frames.frame[i, :count] - clip.first_frame
-        pictures = clip.keypoints_2d[t, frames.camera[i, 0] % 3]
-        np.testing.assert_array_equal(frames.keypoints_2d[i, :count], pictures)
+        for k in range(count):
+            clip = clips[frames.clip[i, k]]
+            picture = clip.keypoints_2d[frames.frame[i, k] - clip.first_frame, frames.camera[i, k] % 3]
+            np.testing.assert_array_equal(frames.keypoints_2d[i, k], picture)
 
 
 def test_centred_windows_have_each_frame_in_their_middle(memory, clips: list[Clip]) -> None:
@@ -498,10 +516,181 @@ def test_centred_windows_have_each_frame_in_their_middle(memory, clips: list[Cli
     assert len(samples) == 3 * 160
     frames = samples.take(np.arange(len(samples)))
     assert frames.valid[:, 4].all()
-    assert frames.frame[:60, 4].tolist() == list(range(60))
+    assert frames.frame[:90, 4].tolist() == list(range(90))
     assert frames.valid[0].tolist() == [False] * 4 + [True] * 5
-    assert frames.valid[59].tolist() == [True] * 5 + [False] * 4
+    assert frames.valid[59].all()
+    assert frames.valid[89].tolist() == [True] * 5 + [False] * 4
     assert (frames.frame[0, :4] == 0).all()
+
+
+def test_a_window_is_padded_at_the_ends_of_its_trial_alone() -> None:
+    """2000 frames stored in four records: 121 windows of 243 reach over each end, and no more."""
+    clips = list(clips_of(trial_of("S1", "Walking", 2000), rig(), max_frames=500))
+    assert len(clips) == 4
+    one = [replace(c, camera_names=("left",), **_only_view(c)) for c in clips]
+    for given in (one, [one[i] for i in (2, 0, 3, 1)]):
+        samples = window_samples(clips_in_memory(given), 243, stride=1, centred=True, accept=~Quality(0))
+        assert len(samples) == 2000
+        padded = (samples.start < samples.first) | (samples.start + 242 > samples.last)
+        assert padded.sum() == 2 * 121
+
+
+def _only_view(clip: Clip) -> dict[str, Any]:
+    found = {}
+    for field in CLIP_FIELDS:
+        if "V" in field.shape and field.kind != "text":
+            axis = field.shape.index("V")
+            found[field.name] = np.take(getattr(clip, field.name), [0], axis)
+    return found
+
+
+def _content(samples) -> dict[Any, list[Any]]:
+    """Each sample by what it is of, with its numbers."""
+    frames = samples.take(np.arange(len(samples)))
+    found = {}
+    for i in range(len(samples)):
+        row = jax.tree.map(lambda leaf, i=i: leaf[i], frames)
+        middle = row.frame.reshape(-1)[row.frame.size // 2], row.frame.reshape(-1)[0]
+        about = samples.subjects[row.subject.reshape(-1)[0]], samples.actions[row.action.reshape(-1)[0]]
+        camera = samples.cameras.names[row.camera.reshape(-1)[0]]
+        found[(*about, camera, *map(int, middle), int(row.valid.sum()))] = [
+            row.keypoints_2d, row.keypoints_3d, row.root_relative_mask, row.frame, row.valid,
+        ]  # fmt: skip
+    assert len(found) == len(samples)
+    return found
+
+
+@pytest.mark.parametrize("order", [(4, 3, 2, 1, 0), (1, 3, 0, 2, 4), (3, 1, 4, 0, 2)])
+def test_the_order_of_the_records_does_not_matter(order, clips: list[Clip], memory) -> None:
+    mixed = clips_in_memory([clips[i] for i in order])
+    for make in (
+        lambda some: window_samples(some, 27, stride=7, accept=~Quality(0)),
+        lambda some: frame_samples(some, rate_hz=3.0, accept=~Quality(0)),
+    ):
+        wanted, found = _content(make(memory)), _content(make(mixed))
+        assert wanted.keys() == found.keys()
+        for name, arrays in wanted.items():
+            for one, other in zip(arrays, found[name], strict=True):
+                np.testing.assert_array_equal(one, other)
+
+
+def test_only_what_follows_on_one_another_is_joined(clips: list[Clip]) -> None:
+    def runs(*some: Clip) -> list[int]:
+        samples = window_samples(clips_in_memory(some), 9, stride=9, accept=~Quality(0))
+        ends = np.unique(np.stack([samples.first, samples.last], axis=-1), axis=0)
+        return (ends[:, 1] - ends[:, 0] + 1).tolist()[::3]
+
+    first, second, other, *_ = clips
+    assert runs(first, second) == [90]
+    assert runs(second, other, first) == [90, 40]
+    # A clip that lies between is not there.
+    assert runs(first, replace(second, frames=second.frames + 1)) == [60, 30]
+    # Another source, camera or trial.
+    for changes in (
+        {"source": "another"}, {"subject": "S5"}, {"action": "Walking 2"}, {"rate_hz": 25.0},
+        {"camera_translations": second.camera_translations + 1},
+    ):  # fmt: skip
+        assert runs(first, replace(second, **changes)) == [60, 30]
+    # The same records twice are two trials, each whole.
+    assert runs(first, first, second, second) == [90, 90]
+
+
+def test_gaps_between_frames_are_no_neighbours(clips: list[Clip]) -> None:
+    clip = clips[0]
+    numbers = (np.arange(60) + np.where(np.arange(60) >= 25, 10, 0)).astype(np.int32)
+    gap = replace(clip, frames=numbers, times=numbers / RATE_HZ)
+    samples = window_samples(clips_in_memory([gap]), 9, stride=1, centred=True, accept=~Quality(0))
+    frames = samples.take(np.arange(len(samples)))
+    assert len(samples) == 3 * 60
+    assert (np.diff(frames.frame, axis=1) <= 1).all()
+    assert frames.valid[24].tolist() == [True] * 5 + [False] * 4
+    assert frames.frame[:60, 4].tolist() == numbers.tolist()
+    # Every fifth frame from the seventh on, at a rate that says so: these follow on one another.
+    numbers = 7 + 5 * np.arange(60, dtype=np.int32)
+    sparse = replace(clip, frames=numbers, times=numbers / RATE_HZ, rate_hz=RATE_HZ / 5)
+    samples = window_samples(clips_in_memory([sparse]), 9, stride=9, accept=~Quality(0))
+    assert samples.take(np.arange(1)).frame[0].tolist() == numbers[:9].tolist()
+
+
+def test_a_rate_is_that_of_the_frames_there_are(clips: list[Clip]) -> None:
+    """Frames are counted by the clip's own numbers and times, not by their rows."""
+
+    def picked(*some: Clip, rate_hz: float) -> list[int]:
+        samples = frame_samples(clips_in_memory(some), rate_hz=rate_hz, accept=~Quality(0))
+        frames = samples.take(np.arange(len(samples)))
+        return frames.frame[frames.camera == 0].tolist()
+
+    clip = clips[0]
+    numbers = (np.arange(60) + np.where(np.arange(60) >= 20, 45, 0)).astype(np.int32)  # 0 to 19, 65 to 104
+    gap = replace(clip, frames=numbers, times=numbers / RATE_HZ)
+    assert picked(gap, rate_hz=1.0) == [0, 65, 100]
+    assert picked(gap, rate_hz=5.0) == [0, 10, 65, 70, 80, 90, 100]
+    numbers = 7 + 5 * np.arange(60, dtype=np.int32)
+    sparse = replace(clip, frames=numbers, times=numbers / RATE_HZ, rate_hz=RATE_HZ / 5)
+    assert picked(sparse, rate_hz=1.0) == [7, 52, 102, 152, 202, 252, 302]
+    assert picked(sparse, rate_hz=10.0) == numbers.tolist()
+    # The second's period began in the first: it has no frame of its own before the next.
+    assert picked(clips[1], clips[0], rate_hz=1.0) == [0, 50]
+    assert picked(clips[1], rate_hz=1.0) == [60]
+
+
+def _without(clip: Clip, *names: str) -> Clip:
+    return replace(clip, **{name: np.full_like(getattr(clip, name), np.nan) for name in names})
+
+
+def test_a_camera_at_an_unknown_place_has_root_relative_targets(memory, clips: list[Clip]) -> None:
+    """As samples without calibration have it: how the camera is turned is known, where it stands is not."""
+    unknown = ("camera_translations", "camera_focal_lengths", "camera_principal_points")
+    lost = [_without(c, *unknown) for c in clips]
+    for make in (
+        lambda some: frame_samples(some, rate_hz=10.0, source="truth", target="annotation"),
+        lambda some: window_samples(some, 9, stride=9),
+    ):
+        found, wanted = make(clips_in_memory(lost)), make(memory)
+        # Where the root is not known, there is nothing to be relative to.
+        there = wanted.take(np.arange(len(wanted))).root_relative_mask.reshape(len(wanted), -1).any(axis=-1)
+        assert len(found) == there.sum() > 0.8 * len(wanted)
+        one, other = found.take(np.arange(len(found))), wanted.take(np.flatnonzero(there))
+        assert not one.keypoints_3d_mask.any()
+        assert other.root_relative_mask.mean() > 0.5
+        for name in ("root_relative_mask", "keypoints_2d", "keypoints_2d_mask", "valid"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+        known = other.root_relative_mask
+        np.testing.assert_allclose(
+            one.root_relative[known], other.root_relative[known], atol=2 * FLOAT32_M, rtol=0
+        )
+        statistics = statistics_of(found)
+        inputs, seen = statistics.inputs_of(one, found.cameras)
+        targets, mask = statistics.targets_of(one)
+        assert np.isfinite(inputs).all()
+        assert np.isfinite(targets).all()
+        assert seen.any()
+        assert mask.any()
+    samples = frame_samples(clips_in_memory(lost), rate_hz=None)
+    with pytest.raises(ShapeError, match="No sample knows the 2D keypoint nose"):
+        statistics_of(samples, "rays")
+    inputs, seen = replace(statistics, inputs="rays").inputs_of(samples.frames, samples.cameras)
+    assert not seen.any()
+    assert (inputs == 0).all()
+
+
+def test_trainings_refuse_cameras_at_unknown_places(clips: list[Clip]) -> None:
+    """Their targets are in front of cameras: they would learn nothing, and not say so."""
+    from simspine_jax.lifting.observations import observe
+    from simspine_jax.training.data import prepare
+
+    unknown = ("camera_translations", "camera_focal_lengths", "camera_principal_points")
+    samples = frame_samples(clips_in_memory([_without(c, *unknown) for c in clips]), rate_hz=10.0)
+    seen = observe(samples.frames, samples.cameras)
+    assert np.isfinite(seen.rays).all()
+    with pytest.raises(ShapeError, match="No camera of the samples has a known place"):
+        prepare(samples)
+
+
+def test_a_camera_that_is_turned_in_an_unknown_way_has_no_targets(clips: list[Clip]) -> None:
+    lost = [_without(c, "camera_rotations", "camera_translations") for c in clips]
+    with pytest.raises(ShapeError, match="No sample is left"):
+        frame_samples(clips_in_memory(lost))
 
 
 def test_windows_copy_nothing_and_mask_faulty_frames(memory) -> None:
@@ -583,14 +772,20 @@ def test_statistics_are_numpys_over_what_is_known(inputs: Any, memory, monkeypat
     std[root] = 1
     np.testing.assert_allclose(found.mean_3d, mean, rtol=1e-6, atol=1e-8)
     np.testing.assert_allclose(found.std_3d, std, rtol=1e-6)
-    # Standardised, the training set has mean 0 and deviation 1 where it is known, and NaN elsewhere.
-    standard = np.asarray(found.inputs_of(frames, samples.cameras))
-    np.testing.assert_array_equal(np.isfinite(standard).all(axis=-1), mask)
-    targets = np.asarray(found.targets_of(frames))
+    # Standardised, the training set has mean 0 and deviation 1 where it is known, and 0 elsewhere.
+    standard, seen = map(np.asarray, found.inputs_of(frames, samples.cameras))
+    np.testing.assert_array_equal(seen, mask)
+    targets, known = map(np.asarray, found.targets_of(frames))
     assert targets.shape == (len(samples), 36, 3)
-    for some in (np.delete(standard, root, axis=1), targets):
-        np.testing.assert_allclose(np.nanmean(some, axis=0), 0, atol=1e-5)
-        np.testing.assert_allclose(np.nanstd(some, axis=0), 1, atol=1e-5)
+    np.testing.assert_array_equal(known, np.delete(frames.root_relative_mask, root, axis=1))
+    pairs = (np.delete(standard, root, axis=1), np.delete(seen, root, axis=1)), (targets, known)
+    for some, there in pairs:
+        assert np.isfinite(some).all()
+        assert (some[~there] == 0).all()
+        assert 0.01 < (~there).mean() < 0.5
+        mean, std = masked_moments(some, there)
+        np.testing.assert_allclose(mean, 0, atol=1e-5)
+        np.testing.assert_allclose(std, 1, atol=1e-5)
 
 
 @pytest.mark.parametrize("keypoints", [KEYPOINT_NAMES, REDUCED_NAMES, ("nose", "hip")])
@@ -626,7 +821,8 @@ def test_statistics_are_a_pytree_and_guard_their_keypoints(memory) -> None:
     jitted = jax.jit(lambda s, f, c: (s.inputs_of(f, c), s.targets_of(f)))(
         statistics, frames, samples.cameras
     )
-    np.testing.assert_allclose(jitted[1], statistics.targets_of(frames), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(jitted[1][0], statistics.targets_of(frames)[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(jitted[1][1], statistics.targets_of(frames)[1])
     other = frame_samples(memory, rate_hz=None)
     with pytest.raises(ShapeError, match=r"The frames have the keypoints nose, .* valid are the statistics'"):
         statistics.inputs_of(other.take(np.arange(3)), other.cameras)
@@ -1008,3 +1204,52 @@ def test_the_rates_are_measured_on_the_same_clips(built: Path, monkeypatch) -> N
     assert keys < set(rows)
     assert all(row.value > 0 and "3 clips, 130 frames, 3 views" in row.data for row in rows.values())
     assert all(dataset.SUITE.metric(key) for key in rows)
+
+
+IMAGES = """
+import pickle, sys
+from benchmarks import dataset_rates
+assert "tensorflow" not in sys.modules  # nor has the process that renders it
+pictures = pickle.load(open(sys.argv[1], "rb"))
+dataset_rates._pictures = lambda place: (pictures, "in memory")
+for row in dataset_rates.images(dataset_rates.DatasetPlace(quick=True)):
+    print(row.key, row.value, row.detail)
+"""
+
+
+def test_images_are_measured_beside_tensorflows(pictures, tmp_path: Path) -> None:
+    """TensorFlow's crops are compared with ours there; it stays out of this process, where others render."""
+    pytest.importorskip("grain")
+    if importlib.util.find_spec("tensorflow") is None:
+        pytest.skip("tensorflow is not installed")
+    kept = tmp_path / "pictures.pickle"
+    kept.write_bytes(pickle.dumps(pictures))
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", IMAGES, str(kept)]
+    child = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stderr
+    rate, ratio = (line.split(maxsplit=2) for line in child.stdout.splitlines())
+    assert [rate[0], ratio[0]] == ["dataset/images_per_s", "dataset/images_vs_tfdata"]
+    rates = ast.literal_eval(ratio[2])
+    quotient = rates["grain_images_per_s"] / rates["tfdata_images_per_s"]
+    assert float(ratio[1]) == pytest.approx(quotient, rel=0.05)
+    assert float(rate[1]) == pytest.approx(rates["grain_images_per_s"], rel=0.05)
+
+
+def test_images_without_tensorflow_say_so(pictures, monkeypatch) -> None:
+    pytest.importorskip("grain")
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2])
+    from benchmarks import dataset_rates
+    from benchmarks.metrics import SkippedError
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "tensorflow" else found(name, *more)
+    )
+    monkeypatch.setattr(dataset_rates, "_pictures", lambda place: (pictures, "in memory"))
+    place = dataset_rates.DatasetPlace(quick=True)
+    rows = dataset_rates.images(place)
+    assert next(rows).key == "dataset/images_per_s"
+    with pytest.raises(SkippedError, match="tensorflow is not installed"):
+        next(rows)
+    place._folder.cleanup()

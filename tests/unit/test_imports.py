@@ -33,6 +33,8 @@ RANKS = {
     "dataset_statistics": 7,
     "dataset_tables": 8,
     "dataset_export": 10,
+    "picture_export": 11,
+    "picture_statistics": 7,
     "pictures": 5,
     "tables": 1,
     "reference_values": 1,
@@ -59,14 +61,14 @@ RANKS = {
     "cli_parsing": 1,
     "cli_simulation": 11,
     "cli_training": 11,
-    "cli_dataset_export": 11,
-    "cli_dataset": 12,
-    "cli": 13,
+    "cli_dataset_export": 12,
+    "cli_dataset": 13,
+    "cli": 14,
 }
 # What the pure core may import besides itself and the standard library.
 CORE = ("geometry", "signal", "solvers", "kinematics", "metrics")
 CORE_PACKAGES = {"jax", "numpy", "scipy", "mujoco", "jaxtyping"}
-# Where the library may import the other packages, in a function (`kinematics.isolated` runs one as a process).
+# Where the library may import the other packages, in a function (`kinematics.isolated` runs one as process).
 CONVERTER_USERS = {"cli", "cli_dataset", "demo", "pipeline"}
 HEAVY = ("jax", "mujoco", "opensim", "numpy", "scipy", "viser", "matplotlib", "tqdm")
 

@@ -21,15 +21,18 @@ from simspine_jax.errors import FileFormatError, SimspineError, UnknownNameError
 from simspine_jax.io.layout import ReleaseLayout
 from simspine_jax.io.trials import write_trial
 from simspine_jax.pictures import PICTURE_FIELDS
+from simspine_jax.pipeline.dataset import SyntheticSource
 from simspine_jax.skeleton import AXIS_NAMES, REDUCED_NAMES
 
 pytest.importorskip("array_record", reason="the extra tfds is not installed")
 tfds = pytest.importorskip("tensorflow_datasets", reason="the extra tfds is not installed")
 
 import simspine_tfds  # noqa: E402
+from simspine_tfds import folders  # noqa: E402
 from simspine_tfds.folders import alone  # noqa: E402
 from simspine_tfds.preparing import Request, facts, prepare  # noqa: E402
-from simspine_tfds.records import example_of, features_of  # noqa: E402
+from simspine_tfds.records import example_of, features_of, with_field_tables  # noqa: E402
+from simspine_tfds.simspine_dataset_builder import examples_of  # noqa: E402
 
 # TFDS asks protobuf 6, with which Beam goes, for what protobuf 7 no longer has.
 pytestmark = pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning")
@@ -267,9 +270,127 @@ def test_other_files_need_force(tmp_path: Path) -> None:
     prepare(Request("release", tmp_path, FOLDER / "release"))
     shutil.copytree(FOLDER / "release", tmp_path / "copy")
     prepare(Request("release", tmp_path, tmp_path / "copy"))  # the same, elsewhere
-    (tmp_path / "copy" / "README.md").write_text("another one")
+    (tmp_path / "copy" / "README.md").write_text("nobody reads it")
+    prepare(Request("release", tmp_path, tmp_path / "copy"))
+    import h5py
+
+    size = (tmp_path / "copy" / "simspine.h5").stat().st_size
+    with h5py.File(tmp_path / "copy" / "simspine.h5", "r+") as file:
+        file["S1/Walking/markers"][...] += 1.0  # pyright: ignore[reportIndexIssue]
+    assert (tmp_path / "copy" / "simspine.h5").stat().st_size == size
     with pytest.raises(SimspineError, match=rf"from other files than {tmp_path}/copy; valid are"):
         prepare(Request("release", tmp_path, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("config", ["release", "release_npz", "pipeline"])
+def test_manual_files_and_data_set_can_share_a_folder(tmp_path: Path, config: str) -> None:
+    import shutil
+
+    shutil.copytree(FOLDER / config, tmp_path / "both")
+    for _ in range(2):
+        prepare(Request(config, tmp_path / "both", tmp_path / "both"))
+
+
+def test_a_trial_that_is_written_anew_in_the_same_size_is_noticed(tmp_path: Path) -> None:
+    layout = ReleaseLayout(tmp_path / "manual")
+    trial = make_trial("S1", "Walking 1", 20)
+    write_trial(layout.trial("S1", "Walking 1"), trial)
+    prepare(Request("pipeline", tmp_path / "data", layout.root))
+    size = layout.trial("S1", "Walking 1").stat().st_size
+    moved = make_trial("S1", "Walking 1", 20, keypoints=np.asarray(trial.keypoints) + 1.0)
+    write_trial(layout.trial("S1", "Walking 1"), moved)
+    assert layout.trial("S1", "Walking 1").stat().st_size == size
+    with pytest.raises(SimspineError, match="from other files than"):
+        prepare(Request("pipeline", tmp_path / "data", layout.root))
+
+
+def test_large_manual_files_are_known_by_size_and_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "LARGE_FILE", 4)
+    path = tmp_path / "file"
+    path.write_text("12345")
+    os.utime(path, ns=(0, 10**18))
+    first = folders.digest_of_files(tmp_path, [path])
+    path.write_text("54321")
+    os.utime(path, ns=(0, 10**18))
+    assert folders.digest_of_files(tmp_path, [path]) == first  # not read
+    os.utime(path, ns=(0, 10**18 + 1))
+    assert folders.digest_of_files(tmp_path, [path]) != first
+
+
+def test_names_that_are_given_twice_count_once(tmp_path: Path) -> None:
+    twice = Request("release", tmp_path, FOLDER / "release", ("S1", "S1"), ("Walking", "Walking"))
+    assert prepare(twice).info.splits["train"].num_examples == 2
+    prepare(Request("release", tmp_path, FOLDER / "release", ("S1",), ("Walking",)))
+
+
+def test_a_data_set_with_other_options_is_neither_read_nor_taken_for_prepared(tmp_path: Path) -> None:
+    prepare(Request("release", tmp_path, FOLDER / "release", subjects=("S1",)))
+    where: dict[str, Any] = {"data_dir": tmp_path, "builder_kwargs": {"subjects": ["S9"]}}
+    told = r"other options \(subjects S1, actions all\) than those asked for \(subjects S9\); valid are"
+    with pytest.raises(SimspineError, match=told):
+        tfds.data_source("simspine/release", **where)
+    with pytest.raises(SimspineError, match=told):
+        tfds.load("simspine/release", download=False, **where)
+    builder = simspine_tfds.Builder(config="release", data_dir=tmp_path, subjects=["S9"])
+    with pytest.raises(SimspineError, match=told):
+        builder.download_and_prepare()
+    with pytest.raises(SimspineError, match=told):
+        builder.as_data_source()
+    where["builder_kwargs"] = {"subjects": ["S1"]}
+    assert len(tfds.data_source("simspine/release", split="train", **where)) == 2
+    assert len(tfds.data_source("simspine/release", split="train", data_dir=tmp_path)) == 2
+
+
+@pytest.mark.parametrize("address", ["gs://bucket/data", "gs:/bucket/data", "s3://bucket"])
+def test_addresses_are_no_folders(address: str) -> None:
+    with pytest.raises(SimspineError, match=r"is no folder of a file system; valid is a folder"):
+        prepare(Request("release", Path(address), FOLDER / "release"))
+    with pytest.raises(SimspineError, match=r"is no folder of a file system; valid is a folder"):
+        simspine_tfds.Builder(config="release", data_dir=address)
+
+
+def test_force_uses_nothing_that_an_unfinished_build_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[bool] = []
+
+    def items(source: SyntheticSource) -> tuple:
+        left.append((source.work / "S9" / "file").exists())
+        (source.work / "S9").mkdir(parents=True, exist_ok=True)
+        (source.work / "S9" / "file").touch()
+        raise FileFormatError("x: it is damaged; valid is another")
+
+    monkeypatch.setattr(SyntheticSource, "items", items)
+    for force in (False, False, True, False):
+        # The user brings no files, so there is no word of any.
+        with pytest.raises(FileFormatError, match=r"valid is another$"):
+            prepare(Request("synthetic", tmp_path, subjects=("S9",), force=force))
+    assert left == [False, True, False, True]
+
+
+def test_workers_of_beam_tell_what_to_bring(tmp_path: Path) -> None:
+    """What each of them runs, as Beam may not be installed."""
+    import shutil
+
+    from simspine_jax.pipeline.dataset import ReleaseSource
+
+    shutil.copytree(FOLDER / "release", tmp_path / "manual")
+    source = ReleaseSource.at(tmp_path / "manual")
+    item = source.items()[0]
+    (tmp_path / "manual" / "simspine.h5").write_bytes(b"nothing")
+    with pytest.raises(FileFormatError, match=r"; this configuration reads what you bring$"):
+        list(examples_of(source, item, needs="what you bring"))
+
+
+def test_the_readme_explains_each_field() -> None:
+    path = Path(simspine_tfds.__file__).with_name("README.md")
+    text = path.read_text(encoding="utf-8")
+    new = with_field_tables(text, {"clips": CLIP_FIELDS, "pictures": PICTURE_FIELDS})
+    assert text == new, "bring it up to date with simspine_tfds.records.with_field_tables"
+    assert text.count("| `") == len(CLIP_FIELDS) + len(PICTURE_FIELDS)
+    assert "synthetic_images" in text.partition("## Fields")[0]
 
 
 def test_two_builds_at_once_are_refused(tmp_path: Path) -> None:

@@ -87,12 +87,19 @@ def test_the_curves_are_tensorboards(unbroken: Path) -> None:
 def test_a_killed_training_ends_with_the_same_numbers(unbroken: Path, tmp_path: Path) -> None:
     stop = random.randrange(10, RUN.steps - 4, 2)
     command = [sys.executable, str(PROGRAM), str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as child:
-        assert child.stdout is not None
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment(STEP_BY_STEP="1"), **pipes) as child:
         for line in child.stdout:
             if int(line.split()[0]) >= stop:
+                # A checkpoint is written beside the training: this one may not have been finished yet.
+                while not (tmp_path / FOLDER / "8").is_dir():
+                    time.sleep(0.02)
                 break
-        time.sleep(random.uniform(0, 0.05))
+            child.stdin.write("\n")
+            child.stdin.flush()
+        child.stdin.write("\n")
+        child.stdin.flush()
+        time.sleep(random.uniform(0, 0.02))
         child.send_signal(signal.SIGKILL)
     assert child.returncode == -signal.SIGKILL
     again = run_program(tmp_path)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -35,12 +36,19 @@ def small_clips():
     return clips_in_memory([make_clip("S1"), make_clip("S5")])
 
 
+def tell(done: int, means: dict[str, float]) -> None:
+    """Prints where it is; with ``STEP_BY_STEP`` it then waits for a line."""
+    print(done, means["loss"], flush=True)
+    if "STEP_BY_STEP" in os.environ:
+        sys.stdin.readline()
+
+
 def main(folder: str, *settings: str) -> int:
     """Trains, and prints where it is."""
     try:
         train(
             with_settings(RUN, settings), small_clips(), Path(folder),
-            progress=lambda done, means: print(done, means["loss"], flush=True),
+            progress=tell,
             note=lambda text: print("note:", text, flush=True),
         )  # fmt: skip
     except SimspineError as error:

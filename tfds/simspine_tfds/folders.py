@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +17,11 @@ from simspine_jax.errors import SimspineError
 from simspine_jax.io.files import make_folder
 from simspine_jax.pipeline.records import digest_of
 
+LARGE_FILE = 1 << 30
+"""Bytes; larger files are known by size and time, for reading them takes longer than a second or two."""
+
 _ASIDE = "replaced."
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # `Path` makes one stroke of two; a drive is one letter
 
 
 @contextmanager
@@ -50,10 +56,30 @@ def _tidy(folder: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def digest_of_names(folder: Path) -> str:
-    """Tells folders of files apart by names and sizes; reading a release whole would take minutes."""
-    files = ((str(p.relative_to(folder)), p.stat().st_size) for p in folder.rglob("*") if p.is_file())
-    return digest_of(repr(sorted(files)).encode())
+def digest_of_files(folder: Path, files: Iterable[Path]) -> str:
+    """Tells sets of files apart by names and contents; by sizes and times where reading them takes long."""
+    return digest_of(*(f"{path.relative_to(folder)} {_content(path)}".encode() for path in files))
+
+
+def _content(path: Path) -> str:
+    about = path.stat()
+    if about.st_size > LARGE_FILE:
+        return f"{about.st_size} {about.st_mtime_ns}"
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_local(data_dir: object) -> None:
+    """Refuses what is no folder of this machine's file system.
+
+    Raises:
+        SimspineError: it is an address, such as ``gs://bucket``.
+    """
+    if data_dir is not None and _ADDRESS.match(os.fspath(data_dir)):  # type: ignore[arg-type]
+        raise SimspineError(
+            f"{os.fspath(data_dir)} is no folder of a file system; valid is a folder that is mounted here, "  # type: ignore[arg-type]
+            "and by all workers where Beam builds"
+        )
 
 
 @contextmanager

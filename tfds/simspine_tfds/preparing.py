@@ -13,8 +13,8 @@ import tensorflow_datasets as tfds
 from simspine_jax.errors import SimspineError, UnknownNameError
 from simspine_jax.pipeline.dataset import SYNTHETIC_SECONDS, UNWATCHED, Watcher
 from simspine_jax.pipeline.dataset_pictures import N_PICTURES
-from simspine_tfds.folders import alone, digest_of_names, set_aside
-from simspine_tfds.simspine_dataset_builder import DEFAULT_CONFIG, LICENSE, Builder
+from simspine_tfds.folders import alone, set_aside
+from simspine_tfds.simspine_dataset_builder import DEFAULT_CONFIG, LICENSE, Builder, options_text
 
 FILE_FORMATS = ("array_record", "tfrecord")
 """The first needs no TensorFlow; TFDS writes and reads the second with it."""
@@ -34,7 +34,7 @@ class Request:
         pictures: how many pictures are rendered.
         seed: of synthetic data.
         file_format: of `FILE_FORMATS`.
-        force: replace what is there.
+        force: replace what is there, and use nothing that an unfinished build has left.
     """
 
     config: str = DEFAULT_CONFIG
@@ -54,6 +54,7 @@ def new_builder(request: Request) -> Builder:
 
     Raises:
         UnknownNameError: there is no such configuration or file format.
+        SimspineError: the data sets' folder is an address.
     """
     if request.config not in Builder.builder_configs:
         raise UnknownNameError("Configuration", request.config, "the data set", Builder.builder_configs)
@@ -84,7 +85,7 @@ def prepare(request: Request, watcher: Watcher = UNWATCHED) -> Builder:
             return _prepared(request)
         with set_aside(folder) if there else nullcontext():
             builder = new_builder(request)  # which has read nothing of what was there
-            builder.watcher = watcher
+            builder.watcher, builder.anew = watcher, request.force
             builder.prepare_alone(
                 file_format=request.file_format,
                 download_config=tfds.download.DownloadConfig(
@@ -103,17 +104,12 @@ def _prepared(request: Request) -> Builder:
     if stored != builder.options or builder.format_name != request.file_format:
         told = options_text({"file format": builder.format_name, **(stored or {})})
         raise SimspineError(f"{builder.data_dir} holds this data set with other options ({told}); {valid}")
-    if files and request.manual_dir and files != digest_of_names(request.manual_dir.expanduser()):
+    folder = request.manual_dir and request.manual_dir.expanduser()
+    if files and folder and files != builder.manual_digest(folder):
         raise SimspineError(
             f"{builder.data_dir} holds this data set from other files than {request.manual_dir}; {valid}"
         )
     return builder
-
-
-def options_text(options: dict[str, Any]) -> str:
-    """Options of a data set in words."""
-    shown = {k: (" ".join(v) or "all") if isinstance(v, list) else v for k, v in options.items()}
-    return ", ".join(f"{name} {value}" for name, value in shown.items())
 
 
 @dataclass(frozen=True)

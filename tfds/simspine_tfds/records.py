@@ -7,7 +7,7 @@ to 32, and read each number on its own.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,29 @@ def example_of(record: Any) -> dict[str, Any]:
         else:
             example[field.name] = np.ascontiguousarray(value, field.kind)
     return example
+
+
+def field_table(fields: Sequence[RecordField]) -> str:
+    """The fields of a record as a table in Markdown."""
+    rows = [("field", "kind", "what"), ("---", "---", "---")]
+    for field in fields:
+        size = f" [{' '.join(map(str, field.shape))}]" if field.shape else ""
+        rows.append((f"`{field.name}`", f"{field.kind}{size}", field.doc.replace("|", "\\|")))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def with_field_tables(readme: str, records: Mapping[str, Sequence[RecordField]]) -> str:
+    """A README whose tables of fields, each between ``<!-- NAME -->`` and ``<!-- end -->``, are up to date.
+
+    Args:
+        readme: to be brought up to date.
+        records: the fields of each NAME.
+    """
+    for name, fields in records.items():
+        head, start, rest = readme.partition(f"<!-- {name} -->\n")
+        _, end, tail = rest.partition("<!-- end -->\n")
+        readme = f"{head}{start}{field_table(fields)}\n{end}{tail}"
+    return readme
 
 
 def _shape(field: RecordField) -> tuple[int | None, ...]:

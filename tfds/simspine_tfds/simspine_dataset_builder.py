@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from tensorflow_datasets.core import file_adapters
 
 import simspine_jax as ssj
 from simspine_jax.clips import CLIP_FIELDS, SPLITS, split_of
-from simspine_jax.errors import FileFormatError
+from simspine_jax.errors import FileFormatError, SimspineError
 from simspine_jax.pictures import PICTURE_FIELDS
 from simspine_jax.pipeline.dataset import (
     SYNTHETIC_SECONDS,
@@ -33,7 +34,7 @@ from simspine_jax.pipeline.dataset_pictures import N_PICTURES, PictureSource
 from simspine_jax.pipeline.dataset_samples import SamplesSource
 from simspine_jax.pipeline.records import digest_of
 from simspine_jax.schema import RecordField
-from simspine_tfds.folders import alone, digest_of_names
+from simspine_tfds.folders import alone, check_local, digest_of_files
 from simspine_tfds.records import (
     PlainExampleWriter,
     example_of,
@@ -90,14 +91,21 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """Clips, or pictures, of a person with vertebra-level annotations; see the README beside this file.
 
     Args:
-        seconds: of each trial of synthetic clips.
-        pictures: how many pictures are rendered.
-        subjects: only these; empty for all.
-        actions: only these; empty for all.
-        seed: of synthetic data.
+        seconds: of each trial of synthetic clips; `SYNTHETIC_SECONDS` if not given.
+        pictures: how many pictures are rendered; `N_PICTURES` if not given.
+        subjects: only these; all if none are given.
+        actions: only these; all if none are given.
+        seed: of synthetic data; 0 if not given.
         file_format: of TFDS's; ArrayRecord if nothing else is said, which `tfds.load` and `tfds.data_source`
             both read, the latter without TensorFlow.
-        kwargs: those of `tfds.core.GeneratorBasedBuilder`.
+        kwargs: those of `tfds.core.GeneratorBasedBuilder`; ``data_dir`` must be a folder of the file system.
+
+    Options that are given must be those of the data set that is there already, else it is neither read nor
+    taken for prepared.
+
+    Attributes:
+        watcher: told how far the work is.
+        anew: whether to use nothing that an unfinished build of the same settings has left.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -136,20 +144,26 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def __init__(
         self,
         *,
-        seconds: float = SYNTHETIC_SECONDS,
-        pictures: int = N_PICTURES,
-        subjects: Sequence[str] = (),
-        actions: Sequence[str] = (),
-        seed: int = 0,
+        seconds: float | None = None,
+        pictures: int | None = None,
+        subjects: Sequence[str] | None = None,
+        actions: Sequence[str] | None = None,
+        seed: int | None = None,
         file_format: str | file_adapters.FileFormat | None = None,
         **kwargs: Any,
     ):
-        self._seconds, self._n_pictures, self._seed = seconds, pictures, seed
-        self._subjects, self._actions = tuple(subjects), tuple(actions)
+        self._seconds = SYNTHETIC_SECONDS if seconds is None else seconds
+        self._n_pictures = N_PICTURES if pictures is None else pictures
+        self._seed = 0 if seed is None else seed
+        self._subjects, self._actions = (tuple(dict.fromkeys(names or ())) for names in (subjects, actions))
+        words = {"seconds": seconds, "pictures": pictures, "subjects": subjects, "actions": actions}
+        self._given = {name for name, value in (words | {"seed": seed}).items() if value is not None}
         self._work: Path | None = None
+        self.anew = False
         self._with_beam = False
         self.watcher = UNWATCHED
         self._counts: dict[str, Counter[str]] = {}
+        check_local(kwargs.get("data_dir") or os.environ.get("TFDS_DATA_DIR"))
         super().__init__(file_format=file_format, **kwargs)
         if file_format is None and not self.data_path.exists():
             self.info.set_file_format(file_adapters.FileFormat.ARRAY_RECORD, override=True)
@@ -196,14 +210,52 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         """As TFDS's, alone in its folder; a build that was killed leaves nothing behind.
 
         Raises:
-            SimspineError: a manual file is missing or damaged, or another process builds the same.
+            SimspineError: a manual file is missing or damaged, another process builds the same, or the
+                folder holds the data set with other options than those that are given.
         """
         with alone(Path(self.data_dir)):
             self.prepare_alone(**kwargs)
 
     def prepare_alone(self, **kwargs: Any) -> None:
         """`download_and_prepare` for who has locked the folder."""
+        mode = getattr(kwargs.get("download_config"), "download_mode", None)
+        if mode is None or not mode.overwrite_dataset:
+            self._check_options()
         super().download_and_prepare(**kwargs)
+
+    def as_dataset(self, *args: Any, **kwargs: Any) -> Any:
+        """As TFDS's.
+
+        Raises:
+            SimspineError: the data set was prepared with other options than those that are given.
+        """
+        self._check_options()
+        return super().as_dataset(*args, **kwargs)
+
+    def as_data_source(self, *args: Any, **kwargs: Any) -> Any:
+        """As TFDS's.
+
+        Raises:
+            SimspineError: the data set was prepared with other options than those that are given.
+        """
+        self._check_options()
+        return super().as_data_source(*args, **kwargs)
+
+    def _check_options(self) -> None:
+        """Refuses what was prepared with other options than those that are given."""
+        stored = dict(self.info.metadata or {}).get("options") if self.data_path.exists() else None
+        given = {name: value for name, value in self.options.items() if name in self._given}
+        if stored is not None and any(stored.get(name) != value for name, value in given.items()):
+            raise SimspineError(
+                f"{self.data_dir} holds this data set with other options ({options_text(stored)}) than those "
+                f"asked for ({options_text(given)}); valid are the same, or another data_dir"
+            )
+
+    def manual_digest(self, folder: Path) -> str:
+        """Of the files of a manual folder that this configuration reads."""
+        is_release = self.config.origin == "release"  # of which no file needs to be read through for this
+        source = ReleaseSource(folder) if is_release else self._manual_source(folder)
+        return digest_of_files(folder, source.files())
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
         self._with_beam = download_config.beam_runner is not None or download_config.beam_options is not None
@@ -212,10 +264,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         if not self._with_beam:  # whose workers count apart
             metadata.update(counts={split: dict(counted) for split, counted in self._counts.items()})
         if not self.config.is_made:
-            metadata.update(manual_files=digest_of_names(_manual_dir(dl_manager)))
+            metadata.update(manual_files=self.manual_digest(_manual_dir(dl_manager)))
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        with _telling(self.config.needs):
+        with _telling(self._needs):
             source = self._source(dl_manager)
             items = source.items()
         if not self.config.is_made:  # else only what is asked for is there
@@ -228,7 +280,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         if self._with_beam:
             import apache_beam as beam  # pyright: ignore[reportMissingImports]
 
-            return beam.Create(items) | beam.Reshuffle() | beam.FlatMap(partial(examples_of, source))
+            return (
+                beam.Create(items)
+                | beam.Reshuffle()
+                | beam.FlatMap(partial(examples_of, source, needs=self._needs))
+            )
         return self._counted(source, items, split)
 
     def _counted(
@@ -236,10 +292,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         self._counts[split] = Counter()
         for item in items:
-            with _telling(self.config.needs):
-                for key, example in examples_of(source, item, self.watcher):
-                    self._counts[split].update(_counts_of(example))
-                    yield key, example
+            for key, example in examples_of(source, item, self.watcher, needs=self._needs):
+                self._counts[split].update(_counts_of(example))
+                yield key, example
 
     def _source(self, dl_manager: Any) -> RecordSource:
         match self.config.origin:
@@ -249,18 +304,30 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             case "pictures":
                 names, work = (self._subjects, self._actions), self._work_folder(dl_manager)
                 return PictureSource(work, *names, self._n_pictures, self._seed)
-            case "simulation":
-                return SimulationSource(_manual_dir(dl_manager))
-            case "release":
-                return ReleaseSource.at(_manual_dir(dl_manager))
             case _:
-                return SamplesSource(_manual_dir(dl_manager))
+                return self._manual_source(_manual_dir(dl_manager))
+
+    def _manual_source(self, folder: Path) -> RecordSource:
+        match self.config.origin:
+            case "simulation":
+                return SimulationSource(folder)
+            case "release":
+                return ReleaseSource.at(folder)
+            case _:
+                return SamplesSource(folder)
+
+    @property
+    def _needs(self) -> str:
+        """What is told of files that can't be read; nothing where the builder has made them."""
+        return "" if self.config.is_made else self.config.needs
 
     def _work_folder(self, dl_manager: Any) -> Path:
         """What is made goes to a folder that a later run of the same settings takes up."""
         settings = (ssj.__version__, str(self.version), self.config.name, self.options)
         name = digest_of(repr(settings).encode())[:16]
         self._work = Path(dl_manager.download_dir) / f"simspine-{self.config.name}-{name}"
+        if self.anew:
+            shutil.rmtree(self._work, ignore_errors=True)
         return self._work
 
     def _post_download_and_prepare_hook(self) -> None:
@@ -278,11 +345,25 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 
 def examples_of(
-    source: RecordSource, item: WorkItem, watcher: Watcher = UNWATCHED
+    source: RecordSource, item: WorkItem, watcher: Watcher = UNWATCHED, needs: str = ""
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The keys and examples of an item's records."""
-    for key, record in source.records(item, watcher):
-        yield key, example_of(record)
+    """The keys and examples of an item's records.
+
+    Args:
+        source: of the item.
+        item: to make.
+        watcher: told how far it is.
+        needs: told with a file that can't be read: what the user has to bring.
+    """
+    with _telling(needs):
+        for key, record in source.records(item, watcher):
+            yield key, example_of(record)
+
+
+def options_text(options: dict[str, Any]) -> str:
+    """Options of a data set in words."""
+    shown = {k: (" ".join(v) or "all") if isinstance(v, list) else v for k, v in options.items()}
+    return ", ".join(f"{name} {value}" for name, value in shown.items())
 
 
 def _counts_of(example: dict[str, Any]) -> dict[str, int]:
@@ -296,6 +377,8 @@ def _telling(needs: str) -> Iterator[None]:
     try:
         yield
     except FileFormatError as error:
+        if not needs:
+            raise
         raise FileFormatError(f"{error}; this configuration reads {needs}") from None
 
 
