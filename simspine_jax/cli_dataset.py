@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import json
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -165,6 +166,8 @@ def _watched(arguments: argparse.Namespace) -> Iterator[Watcher]:
             def trial(name: str) -> None:
                 trials.set_postfix_str(name, refresh=False)
                 trials.update()
+                if hidden and not arguments.quiet:  # a log has lines, not bars
+                    print(f"trial {trials.n} of {trials.total}: {name}", file=sys.stderr, flush=True)
 
             yield Watcher(progress, trial, expect, arguments.note)
     except KeyboardInterrupt:
@@ -200,10 +203,15 @@ def _format_facts(found: Any) -> str:
     for split in found.splits:
         frames, views = (_count(number) for number in (split.frames, split.view_frames))
         lines.append(f"{split.name:<9} {split.records:>9,} {frames:>9} {views:>12}")
-    lines += ["", "features (T frames and V views vary)"]
+    lines += ["", "features (- varies: frames, or views)"]
     width = max(len(feature.name) for feature in found.features)
     for f in found.features:
         lines.append(f"  {f.name:<{width}}  {f.dtype + ' ' + _sizes(f.shape):<22} {f.doc}".rstrip())
+    for what, names in found.columns.items():
+        lines += [
+            "",
+            *textwrap.wrap(f"{what}, in this order: {', '.join(names)}", 110, subsequent_indent="  "),
+        ]
     return "\n".join(lines)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simspine_jax import __version__
-from simspine_jax.annotations import Quality, SpineTrial
+from simspine_jax.annotations import SYNTHETIC, Quality, SpineTrial
 from simspine_jax.clip_trials import ClipSet, ClipTrial, iterate_trials, trial_of, world_cameras
 from simspine_jax.clips import Clip, folded_back
 from simspine_jax.errors import ShapeError, SimspineError, UnknownNameError
@@ -32,6 +32,7 @@ from simspine_jax.io.release import write_release_h5
 from simspine_jax.io.samples import (
     BOX_SCALE,
     BOX_UNIT_PX,
+    ROWS,
     ImageName,
     Samples,
     joined,
@@ -178,8 +179,7 @@ def usable_frames(clip: Clip) -> NDArray[np.bool_]:
 
 
 def _kept(samples: Samples, rows: NDArray[np.bool_]) -> Samples:
-    names = [f.name for f in dataclasses.fields(Samples) if f.name != "keypoint_names"]
-    arrays: dict[str, Any] = {name: getattr(samples, name)[rows] for name in names}
+    arrays: dict[str, Any] = {name: getattr(samples, name)[rows] for name in ROWS}
     return dataclasses.replace(samples, **arrays)
 
 
@@ -215,6 +215,7 @@ def samples_of_clip(clip: Clip, keypoint_names: Sequence[str] = REDUCED_NAMES) -
         local.reshape(*rows, 3),
         np.tile(world, (count, 1, 1)),
         np.tile(trial.coordinates, (count, 1)),
+        f"{SYNTHETIC[0]}samples of a dataset" if clip.is_synthetic else "",
     )
 
 

@@ -190,6 +190,12 @@ def _versions(folder: Path) -> list[Path]:
     return sorted(found, key=lambda p: tuple(map(int, p.name.split("."))))
 
 
+def _shortened(names: Sequence[str], most: int = 3) -> str:
+    """The first of many names."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def _build_command(config: str, data_dir: Path) -> str:
     where = "" if data_dir == default_data_dir() else f" --data-dir {place(data_dir)}"
     return f"simspine dataset build --config {config}{where}"
@@ -214,8 +220,8 @@ def _data_source(
         raise FileFormatError(f"{place(folder)}: the dataset's description is damaged; {mend}") from error
     if lacking := [field for field in fields if field not in stored]:
         raise FileFormatError(
-            f"The records of {name} in {place(folder)} have no {', '.join(lacking)}; "
-            "valid is a dataset whose records are of the kind that is read"
+            f"The records of {name} in {place(folder)} have no {_shortened(lacking)}; valid is a dataset "
+            f"whose records are of the kind that is read, and made by this version; {mend}"
         )
     raw = DeserializeMethod.RAW_BYTES
     try:

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from simspine_jax.annotations import SpineTrial
+from simspine_jax.annotations import SYNTHETIC, SpineTrial
 from simspine_jax.errors import ShapeError, UnknownNameError, one_line
 from simspine_jax.geometry.cameras import Cameras, project
 from simspine_jax.geometry.frames import R_yup_zup
@@ -78,6 +78,8 @@ class Samples:
         in_camera: [N K 3] m; which of two camera spaces, `camera_space_of` tells.
         in_world: [N K 3] m, Z-up world of the cameras.
         coordinates: [N 62] rad and m, in the order of `skeleton.AXIS_NAMES`.
+        source: what they were made from, if the file says it; `annotations.SYNTHETIC` begins what nobody was
+            recorded for. Programs in MMPose's manner pass over it.
 
     Raises:
         ShapeError: shapes don't agree.
@@ -92,6 +94,7 @@ class Samples:
     in_camera: NDArray[np.float64]
     in_world: NDArray[np.float64]
     coordinates: NDArray[np.float64]
+    source: str = ""
 
     def __post_init__(self) -> None:
         n, k = len(self.image_names), len(self.keypoint_names)
@@ -101,6 +104,12 @@ class Samples:
         }.items():  # fmt: skip
             if getattr(self, name).shape != shape:
                 raise ShapeError(f"{name} has the shape {getattr(self, name).shape}; valid is {shape}")
+
+
+ROWS: tuple[str, ...] = tuple(
+    name for name in Samples.__dataclass_fields__ if name not in ("keypoint_names", "source")
+)
+"""The fields of `Samples` that have a row for each picture."""
 
 
 @dataclass(frozen=True)
@@ -189,9 +198,10 @@ def joined(samples: Sequence[Samples]) -> Samples:
     """
     if not samples or len({part.keypoint_names for part in samples}) > 1:
         raise ShapeError("samples of the same keypoints can be joined; valid is at least one")
-    names = [name for name in Samples.__dataclass_fields__ if name != "keypoint_names"]
-    arrays: dict[str, Any] = {name: np.concatenate([getattr(s, name) for s in samples]) for name in names}
-    return replace(samples[0], **arrays)
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(s, name) for s in samples]) for name in ROWS}
+    # One that is synthetic makes the whole not recorded.
+    sources = sorted((part.source for part in samples), key=lambda text: not text.startswith(SYNTHETIC))
+    return replace(samples[0], **arrays, source=sources[0])
 
 
 def camera_space_of(samples: Samples, cameras: Mapping[str, Cameras]) -> CameraSpace:
@@ -226,6 +236,7 @@ def read_samples_npz(path: PathLike) -> Samples:
         FileFormatError: it is no such file, or damaged.
     """
     arrays = read_npz(path, without=("metadata",))
+    source = arrays.get("source")
     wanted = {"center": 2, "scale": 1, "part": 3, "S": 3, "S_world": 3, "angles": 2, "imgname": 1}
     for name, rank in wanted.items():
         array = arrays.get(name)
@@ -250,6 +261,7 @@ def read_samples_npz(path: PathLike) -> Samples:
             np.asarray(arrays["S"], np.float64)[..., :3],
             np.asarray(arrays["S_world"], np.float64)[..., :3],
             axes_to_radians(np.asarray(arrays["angles"], np.float64)),
+            str(source[()]) if source is not None and source.ndim == 0 and source.dtype.kind == "U" else "",
         )
     except ShapeError as error:
         raise malformed(path, None, one_line(str(error)).split(";")[0], "as many rows in all") from None
@@ -284,6 +296,8 @@ def write_samples_npz(path: PathLike, samples: Samples) -> None:
         "S_world": np.concatenate([samples.in_world, visible], axis=-1),
         "angles": axes_to_degrees(samples.coordinates),
     }
+    if samples.source:
+        arrays["source"] = np.array(samples.source)
     write_npz(path, arrays)
 
 

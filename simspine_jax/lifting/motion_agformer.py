@@ -21,7 +21,7 @@ from flax import nnx
 from simspine_jax.arrays import Array, Bool, Float
 from simspine_jax.datasets.standardising import Statistics
 from simspine_jax.errors import ShapeError
-from simspine_jax.lifting.layers import Norm, Statistic, gelu
+from simspine_jax.lifting.layers import Norm, Statistic
 from simspine_jax.lifting.observations import (
     Lifted,
     Losses,
@@ -146,7 +146,7 @@ class Block(nnx.Module):
         else:
             mixed = self.mixer(mixed, key)
         x = x + self.scales[0] * mixed
-        hidden = gelu(self.wide(self.norms[1](x)))
+        hidden = nnx.gelu(self.wide(self.norms[1](x)), approximate=False)
         return x + self.scales[1] * self.narrow(hidden)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from simspine_jax.annotations import Quality, SpineTrial
+from simspine_jax.annotations import SYNTHETIC, Quality, SpineTrial
 from simspine_jax.clips import Clip, clips_of
 from simspine_jax.errors import FileFormatError, SimspineError
 from simspine_jax.geometry.cameras import Cameras
@@ -23,7 +23,7 @@ from simspine_jax.io.calibration import read_cameras
 from simspine_jax.io.files import malformed, place, shown
 from simspine_jax.io.layout import HDF5_NAME, ReleaseLayout, action_of, natural_key
 from simspine_jax.io.release import RELEASE_RATE_HZ, read_release_cameras
-from simspine_jax.io.samples import ImageName, Samples, camera_space_of, read_samples_npz
+from simspine_jax.io.samples import ROWS, ImageName, Samples, camera_space_of, read_samples_npz
 from simspine_jax.pipeline.dataset import (
     UNWATCHED,
     ClipSource,
@@ -76,6 +76,8 @@ class SamplesSource(ClipSource):
             source = f"{item.path.name} (without calibration; {told})"
         else:
             source = _checked_source(item.path, samples, item.subject, cameras)
+        if samples.source.startswith(SYNTHETIC):
+            source = f"{samples.source}; {source}"
         grid = _Grid.of(item.path, samples)
         views = cameras.select(grid.cameras)
         trial = with_angles(grid.trial(item, samples, source))
@@ -128,8 +130,7 @@ def _recovered(path: Path, subject: str) -> tuple[Cameras, str]:
 
 def _rows_of(path: Path, rows: NDArray[np.bool_]) -> Samples:
     every = _read(path)
-    arrays = [f.name for f in dataclasses.fields(Samples) if f.name != "keypoint_names"]
-    return dataclasses.replace(every, **{name: getattr(every, name)[rows] for name in arrays})
+    return dataclasses.replace(every, **{name: getattr(every, name)[rows] for name in ROWS})
 
 
 def _checked_source(path: Path, samples: Samples, subject: str, cameras: Cameras) -> str:

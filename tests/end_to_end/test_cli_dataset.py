@@ -89,6 +89,8 @@ def test_a_killed_and_an_interrupted_build_go_on_to_the_same_bytes(
     assert "synthetic: nobody was recorded" in said
     assert "subjects S1 S9, actions Walking Greeting, seed 0, seconds 1.2" in said
     assert "keypoints_2d_mask" in said
+    assert "keypoints, in this order: nose, left_eye, right_eye" in said
+    assert "kinematics, in this order: pelvis_tilt, pelvis_list" in said
     assert run("info", "--data-dir", broken, "--json") == 0
     facts = json.loads(capsys.readouterr().out)
     assert {s["name"]: (s["frames"], s["view_frames"]) for s in facts["splits"]} == {

@@ -164,6 +164,7 @@ def test_exported_samples_build_the_same_dataset(trip: Trip, calibrated: bool, t
     assert found.keys() == trip.clips.keys()
     for action, clip in found.items():
         original = trip.clips[action]
+        assert clip.is_synthetic
         views = [original.camera_names.index(name) for name in clip.camera_names]
         assert sorted(views) == [0, 1, 2, 3]
         assert_equal(clip, original, ("subject", "action", "first_frame", "rate_hz"))

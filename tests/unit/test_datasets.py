@@ -803,7 +803,9 @@ def test_standardising_is_undone_exactly(keypoints, memory) -> None:
     )
     root = frames.keypoints_3d[:, frames.root]
     np.testing.assert_allclose(
-        np.asarray(statistics.restore_3d(targets, root))[known], frames.keypoints_3d[known], atol=ROUNDING
+        np.asarray(statistics.restore_3d(targets, jnp.asarray(root)))[known],
+        frames.keypoints_3d[known],
+        atol=ROUNDING,
     )
     relative = np.asarray(statistics.restore_3d(targets))
     assert (relative[:, frames.root] == 0).all()
@@ -1087,8 +1089,8 @@ def pictures():
         made.append(
             Picture(
                 encode_jpeg(pixels), 90, 120, "S1", "Walking", "free", number, True, number,
-                np.array([20, 10, 50, 100]), np.nan, random.uniform(-20, 120, (37, 2)),
-                random.integers(0, 3, 37),
+                np.array([20, 10, 50, 100]), np.nan, random.uniform(-20, 120, (37, 2)).astype(np.float32),
+                random.integers(0, 3, 37, np.int32),
                 np.full((37, 3), np.nan), np.eye(3), np.eye(3), np.zeros(3), np.zeros(8),
             )
         )  # fmt: skip

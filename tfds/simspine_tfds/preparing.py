@@ -11,8 +11,10 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from simspine_jax.errors import SimspineError, UnknownNameError
+from simspine_jax.kinematics.curvature import VERTEBRAL_LEVELS
 from simspine_jax.pipeline.dataset import SYNTHETIC_SECONDS, UNWATCHED, Watcher
 from simspine_jax.pipeline.dataset_pictures import N_PICTURES
+from simspine_jax.skeleton import AXIS_NAMES, KEYPOINT_NAMES
 from simspine_tfds.folders import alone, set_aside
 from simspine_tfds.simspine_dataset_builder import DEFAULT_CONFIG, LICENSE, Builder, options_text
 
@@ -150,6 +152,7 @@ class Facts:
         features: in alphabetic order.
         license: of code and data.
         homepage: of the official data set.
+        columns: names of keypoints, axes and levels, in the order that the arrays have them.
     """
 
     name: str
@@ -164,6 +167,7 @@ class Facts:
     features: tuple[FeatureFacts, ...]
     license: str
     homepage: str
+    columns: dict[str, tuple[str, ...]]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as JSON has them."""
@@ -201,7 +205,14 @@ def facts(config: str, data_dir: Path | None = None) -> Facts:
         features=_feature_facts(info.features),
         license=LICENSE,
         homepage=info.homepage,
+        columns=_columns(info.features),
     )
+
+
+def _columns(features: Any) -> dict[str, tuple[str, ...]]:
+    names = {"keypoints": KEYPOINT_NAMES}
+    known = {"kinematics": AXIS_NAMES, "vertebral_rotations": VERTEBRAL_LEVELS}
+    return names | {name: columns for name, columns in known.items() if name in features}
 
 
 def _split_facts(name: str, records: int, counts: dict[str, int]) -> SplitFacts:

@@ -34,6 +34,7 @@ from simspine_jax.pipeline.dataset_pictures import N_PICTURES, PictureSource
 from simspine_jax.pipeline.dataset_samples import SamplesSource
 from simspine_jax.pipeline.records import digest_of
 from simspine_jax.schema import RecordField
+from simspine_jax.skeleton import AXIS_NAMES, KEYPOINT_NAMES
 from simspine_tfds.folders import alone, check_local, digest_of_files
 from simspine_tfds.records import (
     PlainExampleWriter,
@@ -174,7 +175,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             supervised_keys=_SUPERVISED_PICTURES if self._has_pictures else _SUPERVISED_CLIPS,
             homepage=HOMEPAGE,
             license=LICENSE,
-            metadata=tfds.core.MetadataDict(options=self.options),
+            metadata=tfds.core.MetadataDict(
+                options=self.options, keypoint_names=list(KEYPOINT_NAMES), axis_names=list(AXIS_NAMES)
+            ),
         )
 
     @property
@@ -389,10 +392,16 @@ def _manual_dir(dl_manager: Any) -> Path:
         FileFormatError: it is not there.
     """
     try:
-        return Path(dl_manager.manual_dir)
+        folder = Path(dl_manager.manual_dir)
     except AssertionError as error:
         what = str(error).partition(". ")[0].removeprefix("Manual directory ")
-        raise FileFormatError(f"{what}; valid is the folder that --manual-dir names") from None
+        raise FileFormatError(
+            f"{what}; valid is the folder that --manual-dir names, in Python "
+            "download_config=tfds.download.DownloadConfig(manual_dir=...)"
+        ) from None
+    if folder.is_file():
+        raise FileFormatError(f"{folder} is a file; valid is its folder, {folder.parent}")
+    return folder
 
 
 let_tensorflow_read_array_records()

@@ -6,12 +6,12 @@ from simspine_jax.training.run import Expected, OptimiserOptions, Run
 RUN = Run(
     name="temporal_full",
     model=MotionAGFormerOptions(),
-    expected=Expected(minutes=60),
+    expected=Expected(minutes=120),
     optimiser=OptimiserOptions(
         learning_rate=5e-4, weight_decay=0.01, schedule="cosine", warmup=100, clip=1.0
     ),
-    steps=2_000,
-    batch_size=16,
+    steps=1_500,
+    batch_size=8,
     save_every=200,
     log_every=20,
 )
