@@ -11,11 +11,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PureWindowsPath
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from simspine_jax import __version__
 from simspine_jax.cli_dataset import add_dataset_arguments
-from simspine_jax.cli_parsing import CommandParser, add_output, check_suffix
+from simspine_jax.cli_parsing import Command, add_commands, add_output, check_suffix
 from simspine_jax.cli_simulation import add_simulate_arguments, add_validate_arguments, simulate, validate
 from simspine_jax.cli_training import (
     add_evaluate_arguments,
@@ -110,19 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Each command tells more: simspine ik --help",
     )
     parser.add_argument("--version", action="version", version=f"simspine {__version__}")
-    commands = parser.add_subparsers(
-        title="commands", metavar="COMMAND", required=True, parser_class=CommandParser
-    )
-    for command in _COMMANDS:
-        inner = commands.add_parser(
-            command.name,
-            help=command.does,
-            description=command.does[0].upper() + command.does[1:] + ".",
-            epilog=f"example:\n  {command.example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        inner.set_defaults(run=command.run)
-        command.add_arguments(inner)
+    add_commands(parser, _COMMANDS)
     return parser
 
 
@@ -716,73 +704,63 @@ def run_dataset(arguments: argparse.Namespace) -> int:
     raise AssertionError(arguments)
 
 
-class _Command(NamedTuple):
-    """A sub-command: its arguments, its function, what it does in a phrase, and an example."""
-
-    name: str
-    add_arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], int]
-    does: str
-    example: str
-
-
 _COMMANDS = (
-    _Command(
+    Command(
         "convert", _add_convert_arguments, run_convert,
         "convert an OpenSim model to MJCF and the exact coordinate map beside it",
         "simspine convert arm26.osim --verify -o arm26/arm26.xml",
     ),
-    _Command(
+    Command(
         "ik", _add_ik_arguments, run_ik,
         "solve inverse kinematics: marker files to motions, resuming where a run stopped",
         "simspine ik --model gait.osim --markers trials/ --setup IK_Setup.xml --out results",
     ),
-    _Command(
+    Command(
         "fk", _add_fk_arguments, run_fk,
         "compute a motion's marker positions by forward kinematics",
         "simspine fk --model gait.osim --motion walk.mot -o walk.trc --units mm",
     ),
-    _Command(
+    Command(
         "motion", _add_motion_arguments, run_motion,
         "turn OpenSim motions into MuJoCo's qpos and back",
         "simspine motion --model gait.osim walk.mot -o walk.npz",
     ),
-    _Command(
+    Command(
         "view", _add_view_arguments, run_view,
         "show model, motion and markers in a browser",
         "simspine view --model gait.osim --motion walk.mot -o walk.html",
     ),
-    _Command(
+    Command(
         "simulate", add_simulate_arguments, run_simulate,
         "turn keypoints of calibrated cameras, or body markers, into spine annotations, resuming",
         "simspine simulate --keypoints pose/ --calibration Calib.toml --rate 60 --report --out results",
     ),
-    _Command(
+    Command(
         "validate", add_validate_arguments, run_validate,
         "draw the paper's figures and tables of curvature and range of motion for any annotations",
         "simspine validate results -o validation",
     ),
-    _Command(
+    Command(
         "dataset", _add_dataset_arguments, run_dataset,
         "build the SimSpine dataset for TensorFlow Datasets, tell what it holds, export it",
         "simspine dataset build --config synthetic",
     ),
-    _Command(
+    Command(
         "train", add_train_arguments, run_train,
         "train a lifter from 2D keypoints to 3D, resuming where a run stopped",
         "simspine train kinematic_full --out runs/kinematic_full",
     ),
-    _Command(
+    Command(
         "evaluate", add_evaluate_arguments, run_evaluate,
         "tell a trained lifter's errors by region as a table",
         "simspine evaluate runs/kinematic_full --input truth --format md",
     ),
-    _Command(
+    Command(
         "lift", add_lift_arguments, run_lift,
         "lift the keypoints of one camera to positions and joint angles",
         "simspine lift pose.npz --checkpoint runs/kinematic_full --camera Calib.toml -o lifted/walk",
     ),
-    _Command(
+    Command(
         "demo", _add_demo_arguments, run_demo,
         "fetch the spine model, solve a synthetic motion and write motion, plot and page",
         "simspine demo --out demo_output",

@@ -10,10 +10,10 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from simspine_jax.cli_dataset_export import add_card_arguments, add_export_arguments, card, export
-from simspine_jax.cli_parsing import CommandParser
+from simspine_jax.cli_parsing import Command, add_commands
 from simspine_jax.errors import MissingDependencyError, SimspineError
 
 if TYPE_CHECKING:
@@ -37,19 +37,7 @@ def add_dataset_arguments(parser: argparse.ArgumentParser, note: Note) -> None:
         parser: of ``simspine dataset``.
         note: told what is worth knowing.
     """
-    commands = parser.add_subparsers(
-        title="commands", metavar="COMMAND", required=True, parser_class=CommandParser
-    )
-    for command in _COMMANDS:
-        inner = commands.add_parser(
-            command.name,
-            help=command.does,
-            description=command.does[0].upper() + command.does[1:] + ".",
-            epilog=f"example:\n  {command.example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        command.add_arguments(inner)
-        inner.set_defaults(run=command.run, note=note)
+    add_commands(parser, _COMMANDS, note=note)
 
 
 def _add_build_arguments(parser: argparse.ArgumentParser) -> None:
@@ -227,33 +215,23 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
-class _Command(NamedTuple):
-    """A command of ``simspine dataset``, as those of ``simspine``."""
-
-    name: str
-    add_arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], int]
-    does: str
-    example: str
-
-
 _COMMANDS = (
-    _Command(
+    Command(
         "build", _add_build_arguments, build,
         "make the dataset for TensorFlow Datasets, going on where a run stopped",
         "simspine dataset build --config synthetic",
     ),
-    _Command(
+    Command(
         "info", _add_info_arguments, info,
         "tell what a built dataset holds, and where it lies",
         "simspine dataset info --config synthetic",
     ),
-    _Command(
+    Command(
         "export", add_export_arguments, export,
         "write a built dataset as HDF5, as samples for MMPose, or as COCO keypoints",
         "simspine dataset export --to coco -o keypoints.json",
     ),
-    _Command(
+    Command(
         "card", add_card_arguments, card,
         "describe a built dataset in figures and tables",
         "simspine dataset card -o card",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from simspine_jax.errors import SimspineError, nearest
 
@@ -54,3 +54,30 @@ class CommandParser(argparse.ArgumentParser):
 
     def _options(self) -> list[str]:
         return [option for action in self._actions for option in action.option_strings if option[:2] == "--"]
+
+
+class Command(NamedTuple):
+    """A sub-command: its arguments, its function, what it does in a phrase, and an example."""
+
+    name: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+    does: str
+    example: str
+
+
+def add_commands(parser: argparse.ArgumentParser, commands: Sequence[Command], **defaults: Any) -> None:
+    """Gives a parser sub-commands, of which one must be named; it sets ``run`` and the ``defaults``."""
+    inner = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, parser_class=CommandParser
+    )
+    for command in commands:
+        own = inner.add_parser(
+            command.name,
+            help=command.does,
+            description=command.does[0].upper() + command.does[1:] + ".",
+            epilog=f"example:\n  {command.example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        own.set_defaults(run=command.run, **defaults)
+        command.add_arguments(own)

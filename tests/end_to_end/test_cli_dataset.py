@@ -116,7 +116,7 @@ def test_a_killed_and_an_interrupted_build_go_on_to_the_same_bytes(
         (("build", "--seed", "-1"), "seed"),
         (("build", "--config", "synthetic_images", "--pictures", "0"), "0 pictures were asked for"),
         (("build", "--config", "release", "--manual-dir", "nowhere"), "nowhere does not exist or is empty"),
-        (("info", "--config", "release"), "make it with 'simspine dataset build --config release'"),
+        (("info", "--config", "release"), "'simspine dataset build --config release --data-dir"),
         (("info", "--config", "nothing"), "Configuration 'nothing' is not in the data set"),
     ],
 )

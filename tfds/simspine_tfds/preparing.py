@@ -184,8 +184,9 @@ def facts(config: str, data_dir: Path | None = None) -> Facts:
     builder = new_builder(Request(config, data_dir))
     folder, info = Path(builder.data_dir), builder.info
     if not (folder / "dataset_info.json").is_file():
+        where = "" if data_dir is None else f" --data-dir {data_dir}"
         raise SimspineError(
-            f"{folder} holds no data set; make it with 'simspine dataset build --config {config}'"
+            f"{folder} holds no data set; make it with 'simspine dataset build --config {config}{where}'"
         )
     metadata: dict[str, Any] = dict(info.metadata or {})
     splits = tuple(
