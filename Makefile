@@ -6,6 +6,8 @@ VENV := .venv
 RUN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
+# Tests that draw with OpenGL, which crashes in a process that others have loaded TensorFlow into.
+RENDERS := tests/unit/test_rendering.py
 COMPARE := $(addprefix --compare ,$(wildcard benchmarks/baseline.json))
 
 help:
@@ -39,7 +41,10 @@ demo: $(STAMP)
 	$(RUN)/simspine demo --out demo_output
 
 test: $(STAMP)
-	$(RUN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
+	@status=0; \
+	$(RUN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not renders" || status=1; \
+	$(RUN)/python -m pytest $(RENDERS) -m "not slow" || status=1; \
+	exit $$status
 
 test-slow: $(STAMP)
 	$(RUN)/python -m pytest -m slow || [ $$? = 5 ]  # 5: there are none

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -65,8 +66,13 @@ def gl_backend() -> str:
     """``egl`` or ``osmesa``: what ``MUJOCO_GL`` names, or else what this machine has.
 
     Raises:
-        SimspineError: it has neither library.
+        SimspineError: it has neither library, or TensorFlow is loaded, beside which Mesa crashes.
     """
+    if "tensorflow" in sys.modules:
+        raise SimspineError(
+            "Pictures can't be drawn in a process that has loaded TensorFlow, which would crash; valid is a "
+            "process of its own, as 'simspine dataset build' has it"
+        )
     asked = os.environ.get("MUJOCO_GL", "").strip().lower()
     for name in (asked,) if asked in _LIBRARIES else _LIBRARIES:
         try:

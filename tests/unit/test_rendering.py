@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from types import ModuleType
 
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +35,8 @@ from simspine_jax.kinematics.forward import forward_kinematics
 from simspine_jax.kinematics.model import SpineModel
 from simspine_jax.pictures import OCCLUDED, OUTSIDE, VISIBLE, Picture, decode_jpeg
 from simspine_jax.skeleton import KEYPOINT_NAMES
+
+pytestmark = pytest.mark.renders  # in a process of its own, without TensorFlow
 
 SIZE = (384, 320)
 GREY = Pattern(0, (0.5, 0.5, 0.5))
@@ -315,4 +319,10 @@ def test_a_machine_without_gl_is_told_what_to_install(monkeypatch: pytest.Monkey
     monkeypatch.setattr(ctypes, "CDLL", missing)
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     with pytest.raises(SimspineError, match="libegl1 libegl-mesa0 libgl1-mesa-dri or libosmesa6"):
+        gl_backend()
+
+
+def test_it_is_refused_where_tensorflow_would_make_it_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorflow", ModuleType("tensorflow"))
+    with pytest.raises(SimspineError, match="valid is a process of its own"):
         gl_backend()
