@@ -34,6 +34,7 @@ def small_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simspine_jax.datasets, "open_clips", open_clips)
 
 
+@pytest.mark.slow
 def test_two_commands_train_and_evaluate_and_a_third_lifts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

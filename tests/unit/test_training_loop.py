@@ -84,6 +84,7 @@ def test_the_curves_are_tensorboards(unbroken: Path) -> None:
     assert losses[-1].value < losses[0].value
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_with_the_same_numbers(unbroken: Path, tmp_path: Path) -> None:
     stop = random.randrange(10, RUN.steps - 4, 2)
     command = [sys.executable, str(PROGRAM), str(tmp_path)]
@@ -112,6 +113,7 @@ def test_a_killed_training_ends_with_the_same_numbers(unbroken: Path, tmp_path: 
         np.testing.assert_array_equal(array, right[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_four_devices_give_the_same_within_rounding(unbroken: Path, tmp_path: Path) -> None:
     flags = "--xla_force_host_platform_device_count=4"
     settings = ("steps=8", "save_every=8", "log_every=1", "optimiser.learning_rate=1e-3")
@@ -159,6 +161,7 @@ def test_a_finished_training_does_nothing_more(unbroken: Path) -> None:
         np.testing.assert_array_equal(array, before[name])
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_the_last_good_checkpoint_stays(tmp_path: Path) -> None:
     assert run_program(tmp_path, "steps=8").returncode == 0
     (tmp_path / "run.json").unlink()
