@@ -144,7 +144,11 @@ def _watched(arguments: argparse.Namespace) -> Iterator[Watcher]:
             tqdm(unit="frame", disable=hidden, position=1, leave=False) as frames,
         ):
 
+            seen, expected = 0, 0  # a hidden bar doesn't count
+
             def expect(total: int) -> None:
+                nonlocal expected
+                expected = total
                 trials.reset(total)
 
             def progress(done: int, total: int) -> None:
@@ -152,10 +156,12 @@ def _watched(arguments: argparse.Namespace) -> Iterator[Watcher]:
                 frames.update(done - frames.n)
 
             def trial(name: str) -> None:
+                nonlocal seen
+                seen += 1
                 trials.set_postfix_str(name, refresh=False)
                 trials.update()
                 if hidden and not arguments.quiet:  # a log has lines, not bars
-                    print(f"trial {trials.n} of {trials.total}: {name}", file=sys.stderr, flush=True)
+                    print(f"trial {seen} of {expected}: {name}", file=sys.stderr, flush=True)
 
             yield Watcher(progress, trial, expect, arguments.note)
     except KeyboardInterrupt:

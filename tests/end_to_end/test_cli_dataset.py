@@ -56,7 +56,10 @@ def test_a_killed_and_an_interrupted_build_go_on_to_the_same_bytes(
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert run("build", *SMALL, "--data-dir", whole) == 0
-    assert "train 2, test 2 records" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "train 2, test 2 records" in told.out
+    trials = [line for line in told.err.splitlines() if line.startswith("trial ")]
+    assert trials[-1].startswith("trial 4 of 4: S9_")  # without a terminal, a line each
 
     def done(subject: str) -> bool:
         return len(list(broken.glob(f"downloads/simspine-*/{subject}/trials/{subject}/*.json"))) == 2
