@@ -143,7 +143,6 @@ def _watched(arguments: argparse.Namespace) -> Iterator[Watcher]:
             tqdm(unit="trial", disable=hidden, position=0) as trials,
             tqdm(unit="frame", disable=hidden, position=1, leave=False) as frames,
         ):
-
             seen, expected = 0, 0  # a hidden bar doesn't count
 
             def expect(total: int) -> None:
