@@ -6,8 +6,9 @@ VENV := .venv
 RUN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
-# Tests that draw with OpenGL, which crashes in a process that others have loaded TensorFlow into.
-RENDERS := tests/unit/test_rendering.py
+# Tests that load what may not stand beside TensorFlow in one process: OpenGL, PyTorch.
+ALONE := tests/unit/test_rendering.py tests/parity/test_simple_baseline_torch.py tests/unit/test_lifting_motion_agformer.py
+TOGETHER := $(addprefix --ignore=,$(ALONE))
 COMPARE := $(addprefix --compare ,$(wildcard benchmarks/baseline.json))
 
 help:
@@ -42,12 +43,15 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@status=0; \
-	$(RUN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not renders" || status=1; \
-	$(RUN)/python -m pytest $(RENDERS) -m "not slow" || status=1; \
-	exit $$status
+	$(RUN)/python -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart 0 -m "not slow" $(TOGETHER) \
+	  || status=1; \
+	for file in $(ALONE); do \
+	  $(RUN)/python -m pytest $$file -m "not slow" || [ $$? = 5 ] || status=1; \
+	done; \
+	exit $$status  # 5: none of them can run here
 
 test-slow: $(STAMP)
-	$(RUN)/python -m pytest -m slow || [ $$? = 5 ]  # 5: there are none
+	$(RUN)/python -m pytest -m slow $(TOGETHER) || [ $$? = 5 ]  # 5: there are none
 
 lint: $(STAMP)
 	$(RUN)/ruff check
