@@ -40,7 +40,7 @@ QUICK = ("steps=4", "save_every=4", "log_every=2", "batch_size=8")
 def against_pytorch(place: Workplace) -> Iterator[Measurement]:
     """Training steps of SimpleBaseline3D per second over PyTorch's: 37 keypoints, AdamW, data in memory."""
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise SkippedError("PyTorch is not installed") from None
     torch.set_num_threads(len(os.sched_getaffinity(0)))

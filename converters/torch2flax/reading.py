@@ -35,7 +35,7 @@ def read_state_dict(path: Path) -> StateDict:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise MissingDependencyError("torch", "training", f"Reading {path.name}") from None
     try:
