@@ -287,8 +287,12 @@ def test_manual_files_and_data_set_can_share_a_folder(tmp_path: Path, config: st
     import shutil
 
     shutil.copytree(FOLDER / config, tmp_path / "both")
-    for _ in range(2):
-        prepare(Request(config, tmp_path / "both", tmp_path / "both"))
+    both = tmp_path / "both"
+    prepare(Request(config, both, both))
+    made = {path: path.stat().st_mtime_ns for path in both.rglob("*.array_record-*")}
+    assert made
+    prepare(Request(config, both, both))  # its own output is not taken for files of the user's
+    assert {path: path.stat().st_mtime_ns for path in both.rglob("*.array_record-*")} == made
 
 
 def test_a_trial_that_is_written_anew_in_the_same_size_is_noticed(tmp_path: Path) -> None:
