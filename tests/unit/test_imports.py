@@ -56,6 +56,7 @@ RANKS = {
     "training": 8,
     "motions": 8,
     "pipeline": 9,
+    "evaluation": 10,
     "viz": 10,
     "demo": 11,
     "cli_parsing": 1,
