@@ -60,22 +60,43 @@ class MotionAGFormerOptions:
     representation: int = 512
 
 
+class FlatLinear(nnx.Linear):
+    """A linear layer that sees its input as one axis of rows.
+
+    The gradient of its weights is then one product of matrices; over several axes, XLA first writes
+    transposed copies on a CPU.
+    """
+
+    def __call__(self, x: Float[Array, "*batch C"]) -> Float[Array, "*batch D"]:
+        """As the flax layer's."""
+        return super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], self.out_features)
+
+
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The exact one, by erf as in PyTorch; JAX's is by erfc, which is slower on a CPU."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return (0.5 * wide * (1.0 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
+
+
 class Attention(nnx.Module):
     """Self-attention of the second last axis' entries with each other."""
 
     def __init__(self, features: int, heads: int, *, dtype: jnp.dtype | None, rngs: nnx.Rngs):
-        self.qkv = nnx.Linear(features, 3 * features, use_bias=False, dtype=dtype, rngs=rngs)
-        self.out = nnx.Linear(features, features, dtype=dtype, rngs=rngs)
+        self.qkv = FlatLinear(features, 3 * features, use_bias=False, dtype=dtype, rngs=rngs)
+        self.out = FlatLinear(features, features, dtype=dtype, rngs=rngs)
         self.heads = heads
 
     def __call__(self, x: Float[Array, "*batch N C"], key: Array | None) -> Float[Array, "*batch N C"]:
         """The same in training and use."""
-        q, k, v = jnp.split(self.qkv(x), 3, axis=-1)
-        q, k, v = (y.reshape(*y.shape[:-1], self.heads, -1) for y in (q, k, v))
-        logits = jnp.einsum("...nhc,...mhc->...hnm", q, k) / np.sqrt(q.shape[-1])
-        weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(x.dtype)
-        mixed = jnp.einsum("...hnm,...mhc->...nhc", weights, v)
-        return self.out(mixed.reshape(x.shape))
+        parts = self.qkv(x).reshape(*x.shape[:-1], 3, self.heads, -1)
+        # Heads before entries: plain products of matrices, one for each head.
+        q, k, v = jnp.moveaxis(parts, (-3, -2), (0, -3))
+        logits = jnp.einsum("...mc,...nc->...mn", k, q * q.shape[-1] ** -0.5).astype(jnp.float32)
+        weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-2, keepdims=True)))
+        # The softmax's division comes after the product, which has fewer numbers than the weights.
+        mixed = jnp.einsum("...mn,...mc->...nc", weights.astype(x.dtype), v)
+        mixed = mixed / weights.sum(axis=-2)[..., None].astype(x.dtype)
+        return self.out(jnp.moveaxis(mixed, -3, -2).reshape(x.shape))
 
 
 class GraphConvolution(nnx.Module):
@@ -91,8 +112,8 @@ class GraphConvolution(nnx.Module):
         rngs: nnx.Rngs,
     ):
         initial = nnx.initializers.normal(np.sqrt(2.0 / features))
-        self.own = nnx.Linear(features, features, kernel_init=initial, dtype=dtype, rngs=rngs)
-        self.others = nnx.Linear(features, features, kernel_init=initial, dtype=dtype, rngs=rngs)
+        self.own = FlatLinear(features, features, kernel_init=initial, dtype=dtype, rngs=rngs)
+        self.others = FlatLinear(features, features, kernel_init=initial, dtype=dtype, rngs=rngs)
         # As published: statistics of each node over batch and features.
         self.norm = Norm(nodes, rngs=rngs)
         self.links = None if links is None else tuple(map(tuple, links.astype(int).tolist()))
@@ -134,8 +155,8 @@ class Block(nnx.Module):
         self.norms = nnx.List([nnx.LayerNorm(features, epsilon=1e-5, rngs=rngs) for _ in range(2)])
         self.scales = nnx.List([nnx.Param(jnp.full(features, FIRST_SCALE, jnp.float32)) for _ in range(2)])
         self.mixer = mixer
-        self.wide = nnx.Linear(features, wide, dtype=dtype, rngs=rngs)
-        self.narrow = nnx.Linear(wide, features, dtype=dtype, rngs=rngs)
+        self.wide = FlatLinear(features, wide, dtype=dtype, rngs=rngs)
+        self.narrow = FlatLinear(wide, features, dtype=dtype, rngs=rngs)
         self.over = over
 
     def __call__(self, x: Float[Array, "*batch T J C"], key: Array | None) -> Float[Array, "*batch T J C"]:
@@ -146,7 +167,7 @@ class Block(nnx.Module):
         else:
             mixed = self.mixer(mixed, key)
         x = x + self.scales[0] * mixed
-        hidden = nnx.gelu(self.wide(self.norms[1](x)), approximate=False)
+        hidden = gelu(self.wide(self.norms[1](x)))
         return x + self.scales[1] * self.narrow(hidden)
 
 
@@ -172,7 +193,7 @@ class Layer(nnx.Module):
             [Block(m, a, options, **more) for m, a in zip(attention, axes, strict=True)]
         )
         self.graph = nnx.List([Block(m, a, options, **more) for m, a in zip(graph, axes, strict=True)])
-        self.mix = nnx.Linear(
+        self.mix = FlatLinear(
             2 * width, 2, kernel_init=nnx.initializers.zeros, bias_init=nnx.initializers.constant(0.5), **more
         )
 
@@ -206,12 +227,12 @@ class MotionAGFormer(nnx.Module):
     ):
         links = skeleton_links(statistics.keypoint_names)
         width, more = options.features, {"dtype": dtype, "rngs": rngs}
-        self.embed = nnx.Linear(3, width, **more)
+        self.embed = FlatLinear(3, width, **more)
         self.place = nnx.Param(jnp.zeros((len(links), width), jnp.float32))
         self.layers = nnx.List([Layer(links, options, **more) for _ in range(options.layers)])
         self.norm = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs)
-        self.represent = nnx.Linear(width, options.representation, **more)
-        self.head = nnx.Linear(options.representation, 3, **more)
+        self.represent = FlatLinear(width, options.representation, **more)
+        self.head = FlatLinear(options.representation, 3, **more)
         self.statistics = Statistic(jax.tree.map(jnp.asarray, statistics))
         self.frames = options.frames
 

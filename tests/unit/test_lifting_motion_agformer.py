@@ -19,6 +19,7 @@ from simspine_jax.lifting.motion_agformer import (
     GraphConvolution,
     MotionAGFormer,
     MotionAGFormerOptions,
+    gelu,
     most_alike,
     skeleton_links,
 )
@@ -39,17 +40,36 @@ def test_it_has_the_published_number_of_parameters() -> None:
     assert round(count_parameters(model) / 1e6, 1) == 2.2
 
 
-def test_attention_is_that_of_pytorch() -> None:
+# The second is far beyond what float32's exp can hold.
+@pytest.mark.parametrize("size", [1.0, 30.0])
+def test_attention_and_its_gradient_are_those_of_pytorch(size: float) -> None:
     torch = pytest.importorskip("torch")
     layer = Attention(16, 4, dtype=None, rngs=nnx.Rngs(0))
-    x = np.random.default_rng(0).normal(size=(3, 6, 16)).astype(np.float32)
-    with torch.no_grad():
-        parts = (torch.from_numpy(x) @ torch.tensor(np.asarray(layer.qkv.kernel[...]))).reshape(3, 6, 3, 4, 4)
-        q, k, v = parts.permute(2, 0, 3, 1, 4)
-        mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(3, 6, 16)
+    x = size * np.random.default_rng(0).normal(size=(3, 6, 16)).astype(np.float32)
+    leaf = torch.tensor(x, requires_grad=True)
+    parts = (leaf @ torch.tensor(np.asarray(layer.qkv.kernel[...]))).reshape(3, 6, 3, 4, 4)
+    q, k, v = parts.permute(2, 0, 3, 1, 4)
+    mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(3, 6, 16)
     assert layer.out.bias is not None
-    wanted = mixed.numpy() @ np.asarray(layer.out.kernel[...]) + np.asarray(layer.out.bias[...])
-    np.testing.assert_allclose(layer(jnp.asarray(x), None), wanted, atol=ROUNDING)
+    wanted = mixed @ torch.tensor(np.asarray(layer.out.kernel[...]))
+    wanted = wanted + torch.tensor(np.asarray(layer.out.bias[...]))
+    wanted.square().sum().backward()
+    found = layer(jnp.asarray(x), None)
+    np.testing.assert_allclose(found, wanted.detach().numpy(), atol=ROUNDING * size)
+    gradient = jax.grad(lambda x: jnp.square(layer(x, None)).sum())(jnp.asarray(x))
+    # Logits grow with the square of the input, and so does what their rounding does to the gradient.
+    largest = float(leaf.grad.abs().max())
+    np.testing.assert_allclose(gradient, leaf.grad.numpy(), atol=ROUNDING * size**2 * largest)
+
+
+def test_gelu_and_its_gradient_are_those_of_pytorch() -> None:
+    torch = pytest.importorskip("torch")
+    x = np.linspace(-8, 8, 401, dtype=np.float32)
+    leaf = torch.tensor(x, requires_grad=True)
+    wanted = torch.nn.functional.gelu(leaf)
+    wanted.sum().backward()
+    np.testing.assert_allclose(gelu(jnp.asarray(x)), wanted.detach().numpy(), atol=1e-6)
+    np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(jnp.asarray(x)), leaf.grad.numpy(), atol=1e-6)
 
 
 def test_graph_convolution_is_the_published_formula() -> None:
