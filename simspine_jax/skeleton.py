@@ -12,6 +12,7 @@ counts at the end of Table B and from the weighted means in those tables. And Sp
 from __future__ import annotations
 
 import os
+import re
 from types import MappingProxyType
 from typing import Literal, NamedTuple, get_args
 
@@ -271,6 +272,26 @@ AXIS_NAMES: tuple[str, ...] = tuple(axis for _, axis in _AXES)
 
 AXIS_JOINTS: tuple[str, ...] = tuple(joint for joint, _ in _AXES)
 """The OpenSim joint of each axis."""
+
+
+def _other_side(axis: str) -> str:
+    """The axis with right and left exchanged, as ``hip_flexion_l`` of ``hip_flexion_r``."""
+    return re.sub(r"_([rl])(?=_|$)", lambda m: "_l" if m[1] == "r" else "_r", axis)
+
+
+_TURNED_OVER = (
+    "pelvis_list", "pelvis_rotation", "pelvis_tz", "Lat_Bending", "axial_rotation", "Abs_r2", "Abs_r1",
+    "neck_bending", "neck_rotation",
+)  # fmt: skip
+
+AXIS_SWAP = _constant([AXIS_NAMES.index(_other_side(axis)) for axis in AXIS_NAMES])
+"""int [62]: the axis on the other side, or the axis' own in the middle."""
+
+AXIS_SIGNS = _constant([-1.0 if axis.endswith(_TURNED_OVER) else 1.0 for axis in AXIS_NAMES])
+"""float64 [62]: -1 for axes of the middle that change sign where left and right change places.
+
+A pose in the mirror has the angles ``AXIS_SIGNS * angles[AXIS_SWAP]``.
+"""
 
 _MIDDLE = (
     MarkerPlacement("Hip", "pelvis", (-0.156262, 0.004088, 0.0)),

@@ -39,6 +39,7 @@ from simspine_jax.lifting.observations import (
     root_relative,
 )
 from simspine_jax.lifting.simple_baseline import ResidualStack, SimpleBaselineOptions
+from simspine_jax.lifting.varying import Variation, varied
 from simspine_jax.skeleton import AXIS_NAMES, KEYPOINT_NAMES, LUMBAR_LEVELS, N_KEYPOINTS, REGIONS
 
 EXTENT_M = 0.45
@@ -71,6 +72,13 @@ class KinematicOptions:
         place: weight of the distance of the root keypoint, m per m.
         velocity: weight of frame to frame differences in windows, m per m.
         sizes: weight of squared logarithms of sizes, m.
+        mirrored: see `Variation`: what training sees besides its samples.
+        pose_deg: likewise.
+        lumbar_deg: likewise.
+        body_sizes: likewise, its ``sizes``.
+        turn_deg: likewise.
+        tilt_deg: likewise.
+        distance: likewise.
     """
 
     width: int = 1024
@@ -82,6 +90,21 @@ class KinematicOptions:
     place: float = 0.05
     velocity: float = 1.0
     sizes: float = 0.02
+    mirrored: float = 0.5
+    pose_deg: float = 6.0
+    lumbar_deg: float = 1.0
+    body_sizes: float = 0.03
+    turn_deg: float = 10.0
+    tilt_deg: float = 0.0
+    distance: float = 0.0
+
+    @property
+    def variation(self) -> Variation:
+        """How far training's samples are changed."""
+        return Variation(
+            self.mirrored, self.pose_deg, self.lumbar_deg, self.body_sizes, self.turn_deg, self.tilt_deg,
+            self.distance,
+        )  # fmt: skip
 
 
 class KinematicLifter(nnx.Module):
@@ -157,6 +180,7 @@ class KinematicLifter(nnx.Module):
     def loss(self, seen: Observation, target: Target, *, key: Array) -> tuple[Array, Losses]:
         """The sum of the terms that `KinematicOptions` weighs, in metres; windows also have velocities."""
         options, root = self.options, seen.root
+        seen, target = varied(seen, target, options.variation, jax.random.fold_in(key, 1), self.body)
         found = self(seen, key=key)
         pose = found.body
         assert pose is not None
