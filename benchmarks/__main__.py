@@ -83,7 +83,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("suites", nargs="+", metavar="SUITE", help=f"one of: {', '.join(SUITES)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here, after each one")
     parser.add_argument(
-        "--only", nargs="+", default=[], metavar="KEY", help="only these rows, with or without the suite"
+        "--only", nargs="+", default=[], metavar="KEY", help="only these rows; suite and parts may be *"
     )
     parser.add_argument("--quick", action="store_true", help="tiny sizes: tries the code, measures nothing")
     parser.add_argument(
@@ -119,11 +119,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _full_key(parser: _Parser, suites: Sequence[Suite], key: str) -> str:
-    """The key with its suite; a row's own key is also taken where the metric is a pattern."""
+    """The key, or pattern, with its suite; a row's own key is also taken where the metric is a pattern."""
     for suite in suites:
-        full = key if key.startswith(f"{suite.name}/") else f"{suite.name}/{key}"
-        if any(selects([full], metric.key) for metric in suite.metrics):
-            return full
+        for full in (key, f"{suite.name}/{key}"):
+            if any(selects([full], metric.key) for metric in suite.metrics):
+                return full
     valid = ", ".join(metric.key for suite in suites for metric in suite.metrics)
     parser.error(f"there is no row '{key}'; valid are {valid}")
 

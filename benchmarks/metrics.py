@@ -53,7 +53,8 @@ class Metric:
     """A number that the benchmarks give.
 
     Attributes:
-        key: ``suite/name``; a last part ``*`` stands for several rows (a trial, a batch size).
+        key: ``suite/name``, or ``part/name`` of a part of a suite; a last part ``*`` stands for several rows
+            (a trial, a batch size).
         unit: of the value.
         direction: which way is better.
         tolerance: how much worse than the baseline is still accepted, as a share of the baseline's value;
@@ -125,6 +126,11 @@ class Suite:
     workloads: tuple[Workload, ...]
     make_context: Callable[..., Any]
 
+    @property
+    def prefixes(self) -> frozenset[str]:
+        """First parts of its keys: its name, and those of its parts."""
+        return frozenset(metric.key.partition("/")[0] for metric in self.metrics)
+
     def metric(self, key: str) -> Metric:
         """The metric of a row: the one of its key, or else of the pattern that stands for it."""
         for metric in sorted(self.metrics, key=lambda m: m.key.endswith("*")):
@@ -142,10 +148,26 @@ def late(module: str, name: str, **options: Any) -> Callable[..., Any]:
     return call
 
 
+def suite_of(suites: Iterable[Suite], key: str) -> Suite:
+    """The suite that a row is of.
+
+    Raises:
+        KeyError: none of them has such keys.
+    """
+    for suite in suites:
+        if key.partition("/")[0] in suite.prefixes:
+            return suite
+    raise KeyError(f"{key} is of none of the suites")
+
+
 def selects(only: Sequence[str], key: str) -> bool:
-    """Whether a key, or some key of a pattern, is among those asked for; nothing asked for means all."""
+    """Whether a key is among those asked for; nothing asked for means all.
+
+    Either may be a pattern: of the metrics, some of whose rows may be asked for, or of the user.
+    """
     return not only or any(
-        key == wanted or key.startswith(f"{wanted}/") or fnmatchcase(wanted, key) for wanted in only
+        key.startswith(f"{wanted}/") or fnmatchcase(wanted, key) or fnmatchcase(key, wanted)
+        for wanted in only
     )
 
 
@@ -257,10 +279,10 @@ def interleaved(functions: Mapping[str, Callable[[], object]], repeats: int) -> 
 
 def format_table(suites: Iterable[Suite], rows: Sequence[Row]) -> str:
     """The rows for reading: value, unit, bar and whether it is met, and what was measured on."""
-    by_name = {suite.name: suite for suite in suites}
+    suites = list(suites)
     lines = [("key", "value", "unit", "bar", "", "data")]
     for row in rows:
-        metric = by_name[row["key"].split("/")[0]].metric(row["key"])
+        metric = suite_of(suites, row["key"]).metric(row["key"])
         sign = ">=" if metric.direction == "higher" else "<="
         bar = f"{sign} {metric.bar:g}" if metric.bar is not None else ""
         lines.append((row["key"], _value(row["value"]), row["unit"], bar, _verdict(metric, row), _basis(row)))

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.__main__ import SUITES
-from benchmarks.metrics import ROOT, Row, Suite, read_rows
+from benchmarks.metrics import ROOT, Row, Suite, read_rows, suite_of
 
 BEGIN, END = "<!-- benchmark:{}:begin -->", "<!-- benchmark:{}:end -->"
 ALL = Path(__file__).with_name("RESULTS.md")
@@ -46,9 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _suite_of(rows: Mapping[str, Row]) -> Suite:
     names = {key.partition("/")[0] for key in rows}
-    if len(names) != 1 or not names <= SUITES.keys():
-        raise ValueError(f"its rows are of {sorted(names)}; valid are those of one suite")
-    return SUITES[names.pop()]
+    for suite in SUITES.values():
+        if names and names <= suite.prefixes:
+            return suite
+    raise ValueError(f"its rows are of {sorted(names)}; valid are those of one suite")
 
 
 def _promises(suite: Suite, rows: Mapping[str, Row]) -> dict[str, Row]:
@@ -103,8 +104,9 @@ def _shown(value: float) -> str:
 
 def _bar(key: str, value: float) -> str:
     """What the project promises for a row, where it promises something, and whether that is missed."""
-    suite = SUITES.get(key.partition("/")[0])
-    if suite is None:
+    try:
+        suite = suite_of(SUITES.values(), key)
+    except KeyError:
         return ""
     metric = suite.metric(key)
     if metric.bar is None:

@@ -138,6 +138,51 @@ def test_only_the_rows_asked_for_are_measured():
     made = suite((("s/a",), never), (("s/b/*",), family))
     assert [r["key"] for r in rows_of(made, ["s/b"])] == ["s/b/one", "s/b/two"]
     assert [r["key"] for r in rows_of(made, ["s/b/two"])] == ["s/b/two"]
+    # Patterns of the user: the metric's own, a wider one, and one that takes some of its rows.
+    assert [r["key"] for r in rows_of(made, ["s/b/*"])] == ["s/b/one", "s/b/two"]
+    assert [r["key"] for r in rows_of(made, ["s/b*"])] == ["s/b/one", "s/b/two"]
+    assert rows_of(made, ["s/c*"]) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "selected"),
+    [(["lifting", "multiview/*"], {"multiview"}), (["lifting", "multiview"], {"multiview"}),
+     (["lifting", "samples_per_s/*"], {"lifting/samples_per_s/*"}),
+     (["lifting", "lifting/samples_per_s/*"], {"lifting/samples_per_s/*"}),
+     (["lifting", "lifting/samples_per_s/simple_full"], {"lifting/samples_per_s/*"}),
+     (["lifting", "multiview/*/robust/all_mpjpe_mm"], {f"multiview/{s}/robust/all_mpjpe_mm"
+                                                       for s in ("truth", "detected", "zero_shot")}),
+     (["lifting", "*"], {"multiview", "lifting"})],
+)  # fmt: skip
+def test_patterns_select_metrics_with_or_without_the_suite(words, selected):
+    suite_name, key = words
+    given = command._parse([suite_name, "--only", key])
+    keys = [m.key for m in command.SUITES[suite_name].metrics]
+    found = {k for k in keys if metrics.selects(given.only, k)}
+    assert found == {k for k in keys if k in selected or k.partition("/")[0] in selected}
+    assert found
+
+
+def test_rows_of_a_part_are_found_by_its_own_name():
+    part = metrics.Metric("p/c/*", "mm", "lower", None, 1.0, "A part.")
+    made = metrics.Suite("s", (metric(), part), (), dict)
+    other = metrics.Suite("t", (metric(key="t/a"),), (), dict)
+    assert made.prefixes == {"s", "p"}
+    assert metrics.suite_of([other, made], "p/c/one") is made
+    with pytest.raises(KeyError, match="q/a is of none of the suites"):
+        metrics.suite_of([other, made], "q/a")
+    text = metrics.format_table([other, made], [row(0.5, "p/c/one"), row(2.0, "t/a")])
+    assert [line.split()[5] for line in text.splitlines()[1:]] == ["met", "MISSED"]
+
+
+def test_the_readme_takes_a_suite_with_its_parts():
+    from benchmarks import readme
+
+    rows = {key: row(0.5, key) for key in ("multiview/truth/robust/all_mpjpe_mm", "lifting/oks_parity_max")}
+    assert readme._suite_of(rows).name == "lifting"
+    assert readme._bar("multiview/truth/robust/all_mpjpe_mm", 0.5) == "≤ 0.05, **missed**"
+    with pytest.raises(ValueError, match="valid are those of one suite"):
+        readme._suite_of(rows | {"pipeline/oracle_mpjpe_mm": row(0.0)})
 
 
 def test_peers_take_turns_and_the_least_time_counts():
@@ -152,8 +197,9 @@ def test_every_key_of_a_workload_has_its_metric_and_every_metric_its_workload():
     for made in command.SUITES.values():
         given = [key for workload in made.workloads for key in workload.keys]
         assert sorted(given) == sorted({m.key for m in made.metrics})
+        assert made.name in made.prefixes
         for one in made.metrics:
-            assert one.key.startswith(f"{made.name}/")
+            assert metrics.suite_of(command.SUITES.values(), one.key) is made
             assert one.tolerance is None or one.unit not in ("1/s", "s", "MB")
 
 
