@@ -5,6 +5,9 @@ spine model's coordinates, the sizes of the body by groups, how the pelvis is tu
 prediction is forward kinematics of these: coordinates that the model bounds can't leave their bounds, and
 the lengths of bones depend on the sizes alone. It is trained through the kinematics, on positions and angles.
 
+It learns from its samples in other poses, bodies and views, mirrored ones among them (`varying`), and in use
+gives the mean of what it makes of a picture and of its mirror image, as temporal lifters do with positions.
+
 The pelvis' rotation is given by two columns of its matrix (Y. Zhou et al., On the continuity of rotation
 representations in neural networks, CVPR 2019). Bounded coordinates come by a sigmoid between their bounds,
 the unbounded ones of the arms as angles of points in a plane, and the lumbar ones, which the model leaves
@@ -39,8 +42,16 @@ from simspine_jax.lifting.observations import (
     root_relative,
 )
 from simspine_jax.lifting.simple_baseline import ResidualStack, SimpleBaselineOptions
-from simspine_jax.lifting.varying import Variation, varied
-from simspine_jax.skeleton import AXIS_NAMES, KEYPOINT_NAMES, LUMBAR_LEVELS, N_KEYPOINTS, REGIONS
+from simspine_jax.lifting.varying import BESIDE, Variation, mirror_image, varied
+from simspine_jax.skeleton import (
+    AXIS_NAMES,
+    AXIS_SIGNS,
+    AXIS_SWAP,
+    KEYPOINT_NAMES,
+    LUMBAR_LEVELS,
+    N_KEYPOINTS,
+    REGIONS,
+)
 
 EXTENT_M = 0.45
 """Root mean square distance of a standing person's keypoints from their centre; the first guess of depth."""
@@ -148,7 +159,17 @@ class KinematicLifter(nnx.Module):
         self.statistics = Statistic(jax.tree.map(jnp.asarray, statistics))
 
     def __call__(self, seen: Observation, *, key: Array | None = None) -> Lifted:
-        """Positions by the body, with its pose, sizes and place; see `Lifter`."""
+        """Positions by the body, with its pose, sizes and place; see `Lifter`.
+
+        In use, the pose is the mean of those of the picture and of its mirror image, where training saw
+        mirrored samples: left and right are treated alike.
+        """
+        pose = self._pose(seen, key)
+        if key is None and self.options.mirrored:
+            pose = mean_pose(self.body, pose, mirrored_pose(self.body, self._pose(mirror_image(seen), None)))
+        return self.posed(pose)
+
+    def _pose(self, seen: Observation, key: Array | None) -> LiftedBody:
         view = centred_view(seen.rays, seen.mask)
         out = self.head(self.stack(self._features(seen, view), key).astype(jnp.float32))
         n = self.coordinates.n_outputs
@@ -158,7 +179,7 @@ class KinematicLifter(nnx.Module):
         turned = rotation_of_columns(columns + np.array(FIRST_ROTATION, np.float32).reshape(-1))
         rotation = jnp.einsum("...ji,...jk->...ik", view.turn, turned, precision="highest")
         root = _root(seen, view, place, log_scales)
-        return self.posed(LiftedBody(root, rotation, self.coordinates(angles), log_scales))
+        return LiftedBody(root, rotation, self.coordinates(angles), log_scales)
 
     def posed(self, pose: LiftedBody, log_scales: Float[Array, "*batch G"] | None = None) -> Lifted:
         """The prediction of a pose.
@@ -262,6 +283,49 @@ class CoordinateMapping:
         difference = q[..., self.places] - target.kinematics[..., self.axes]
         around = jnp.mod(difference + math.pi, 2 * math.pi) - math.pi
         return masked_mean(jnp.abs(around), target.kinematics_mask[..., self.axes])
+
+
+def mirrored_pose(body: SpineBody, pose: LiftedBody) -> LiftedBody:
+    """The pose of the mirror image, in a mirror beside the camera; sizes are the same on both sides.
+
+    Args:
+        body: whose coordinates.
+        pose: to mirror.
+    """
+    names = body.model.free_names
+    axes = np.array([AXIS_NAMES.index(name) for name in names])
+    partners = np.array([names.index(AXIS_NAMES[AXIS_SWAP[axis]]) for axis in axes])
+    right = np.array([1.0, 1.0, -1.0], np.float32)  # of the pelvis: its z axis points to the right
+    return LiftedBody(
+        pose.root * BESIDE,
+        BESIDE[:, None] * pose.pelvis_rotation * right,
+        pose.q[..., partners] * AXIS_SIGNS[axes].astype(np.float32),
+        pose.log_scales,
+    )
+
+
+def mean_pose(body: SpineBody, one: LiftedBody, other: LiftedBody) -> LiftedBody:
+    """The pose half-way between two, within the bounds; unbounded coordinates go the shorter way round.
+
+    Poses that face apart by more than a right angle have nothing between them: there it is the one.
+    """
+    low, high = (np.asarray(x, np.float32) for x in (body.model.lower, body.model.upper))
+    is_free = np.isinf(low) | np.isinf(high)
+    apart = other.q - one.q
+    apart = jnp.where(is_free, jnp.mod(apart + math.pi, 2 * math.pi) - math.pi, apart)
+    # A mirrored pose has the other side's bounds, and the sum may round to beyond one.
+    q = jnp.clip(one.q + apart / 2, low, high)
+    cosine = jnp.einsum("...ij,...ij->...", one.pelvis_rotation, other.pelvis_rotation)
+    columns = jnp.swapaxes((one.pelvis_rotation + other.pelvis_rotation)[..., :2], -1, -2)
+    rotation = rotation_of_columns(columns.reshape(*columns.shape[:-2], _ROTATION))
+    sizes = (one.log_scales + other.log_scales) / 2
+    middle = LiftedBody((one.root + other.root) / 2, rotation, q, sizes)
+    near = cosine > 1.0  # of a turn by a right angle: 1 + 2 cos 90
+
+    def chosen(new: Array, old: Array) -> Array:
+        return jnp.where(near.reshape(*near.shape, *(1,) * (new.ndim - near.ndim)), new, old)
+
+    return jax.tree.map(chosen, middle, one)
 
 
 def angle_of(sine: Float[Array, "*batch"], cosine: Float[Array, "*batch"]) -> Float[Array, "*batch"]:

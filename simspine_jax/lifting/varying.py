@@ -34,6 +34,9 @@ from simspine_jax.skeleton import (
 NEAREST_M = 0.3
 """What would come nearer to the camera than this is not seen."""
 
+BESIDE = np.array([-1.0, 1.0, 1.0], np.float32)
+"""What a mirror beside the camera does to its axes."""
+
 _SPATIAL = np.arange(6)  # axes that place the pelvis in space, which another camera's truth doesn't have
 
 
@@ -180,30 +183,36 @@ def mirrored(seen: Observation, target: Target, which: Bool[Array, " N"]) -> tup
     """Some samples as they would look in a mirror beside the camera: left is right, x is -x.
 
     Args:
-        seen: ``[N …]``, all 37 keypoints; their ``pixels`` stay, which no lens is known for.
+        seen: ``[N …]``, all 37 keypoints; see `mirror_image`.
         target: of the same samples; axes that place the pelvis in space don't change rightly.
         which: samples to mirror.
     """
-    assert seen.keypoint_names == KEYPOINT_NAMES
-    beside = jnp.array([-1.0, 1.0, 1.0])
+    other = Target(
+        target.keypoints[..., SWAP, :] * BESIDE,
+        target.mask[..., SWAP],
+        target.kinematics[..., AXIS_SWAP] * AXIS_SIGNS,
+        target.kinematics_mask[..., AXIS_SWAP],
+    )
 
     def chosen(new: Array, old: Array) -> Array:
         return jnp.where(which.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
 
-    seen = replace(
+    return jax.tree.map(chosen, (mirror_image(seen), other), (seen, target))
+
+
+def mirror_image(seen: Observation) -> Observation:
+    """All 37 keypoints as they would look in a mirror beside the camera.
+
+    Their ``pixels`` stay what they are, as no lens is known for others.
+    """
+    assert seen.keypoint_names == KEYPOINT_NAMES
+    return replace(
         seen,
-        mask=chosen(seen.mask[..., SWAP], seen.mask),
-        confidence=chosen(seen.confidence[..., SWAP], seen.confidence),
-        rays=chosen(seen.rays[..., SWAP, :] * beside[:2], seen.rays),
-        up=chosen(seen.up * beside, seen.up),
+        mask=seen.mask[..., SWAP],
+        confidence=seen.confidence[..., SWAP],
+        rays=seen.rays[..., SWAP, :] * BESIDE[:2],
+        up=seen.up * BESIDE,
     )
-    target = Target(
-        chosen(target.keypoints[..., SWAP, :] * beside, target.keypoints),
-        chosen(target.mask[..., SWAP], target.mask),
-        chosen(target.kinematics[..., AXIS_SWAP] * AXIS_SIGNS, target.kinematics),
-        chosen(target.kinematics_mask[..., AXIS_SWAP], target.kinematics_mask),
-    )
-    return seen, target
 
 
 def _rays(points: Float[Array, "*batch K 3"], mask: Bool[Array, "*batch K"]) -> Float[Array, "*batch K 2"]:
