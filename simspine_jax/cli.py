@@ -14,6 +14,7 @@ from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, NoReturn
 
 from simspine_jax import __version__
+from simspine_jax.cli_benchmark import add_benchmark_arguments, benchmark
 from simspine_jax.cli_dataset import add_dataset_arguments
 from simspine_jax.cli_parsing import Command, add_commands, add_output, check_suffix
 from simspine_jax.cli_simulation import add_simulate_arguments, add_validate_arguments, simulate, validate
@@ -684,6 +685,12 @@ def run_lift(arguments: argparse.Namespace) -> int:
         return lift(arguments, _note)
 
 
+def run_benchmark(arguments: argparse.Namespace) -> int:
+    """Prints the paper's tables for a dataset."""
+    with _precision(32):
+        return benchmark(arguments, _note)
+
+
 def run_demo(arguments: argparse.Namespace) -> int:
     """Shows everything on synthetic data."""
     from simspine_jax.demo import run
@@ -759,6 +766,11 @@ _COMMANDS = (
         "lift", add_lift_arguments, run_lift,
         "lift the keypoints of one camera to positions and joint angles",
         "simspine lift pose.npz --checkpoint runs/kinematic_full --camera Calib.toml -o lifted/walk",
+    ),
+    Command(
+        "benchmark", add_benchmark_arguments, run_benchmark,
+        "print the paper's Tables 3 to 6 for a dataset: multi-view reconstruction and monocular lifting",
+        "simspine benchmark --tables 3 4 --format md -o tables",
     ),
     Command(
         "demo", _add_demo_arguments, run_demo,

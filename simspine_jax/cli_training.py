@@ -75,7 +75,7 @@ def train(arguments: argparse.Namespace, note: Note) -> int:
         print(f"{run.name}: {run.steps} steps of {run.batch_size} samples; a whole run of this config takes "
               f"about {run.expected.minutes:g} minutes on two CPU cores")  # fmt: skip
     try:
-        done = _with_bar(
+        done = with_bar(
             run, arguments.quiet,
             lambda progress: run_training(
                 run, clips, folder, spine=_spine(run), progress=progress, note=note
@@ -91,7 +91,7 @@ def train(arguments: argparse.Namespace, note: Note) -> int:
     return 0
 
 
-def _with_bar(run: Run, quiet: bool, action):
+def with_bar(run: Run, quiet: bool, action):
     """Shows steps, their rate, what is left and the losses on a terminal's stderr."""
     from tqdm import tqdm
 

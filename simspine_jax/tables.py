@@ -47,6 +47,7 @@ class Table:
         decimals: of the numbers of each column; integers are shown as they are.
         source: the data, in words.
         notes: remarks, each a sentence.
+        breaks: numbers of rows that begin a group, which text and LaTeX set apart from the rows before.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Table:
     decimals: tuple[int, ...]
     source: str
     notes: tuple[str, ...] = ()
+    breaks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for i, row in enumerate((self.decimals, *self.rows)):
@@ -104,7 +106,9 @@ def _remarks(table: Table) -> list[str]:
 
 
 def _text(table: Table) -> str:
-    """Long words of text and of headings go over several lines, so that a table fits a terminal."""
+    """So that a table fits a terminal, long texts and headings go over several lines, and many columns over
+    several blocks, each with the texts that the table begins with.
+    """
     numeric, shown = _numeric(table), _shown(table)
     longest = [max([_HEADING, *(len(row[i]) for row in shown)]) for i in range(len(numeric))]
     limits = [wide if n else min(wide, _CELL) for wide, n in zip(longest, numeric, strict=True)]
@@ -113,18 +117,42 @@ def _text(table: Table) -> str:
     ]
     widths = [max(len(line) for row in rows for line in row[i]) for i in range(len(numeric))]
 
-    def lines(row: list[list[str]]) -> list[str]:
+    def lines(row: list[list[str]], block: list[int]) -> list[str]:
         return [
-            "  ".join(
-                f"{c:>{w}}" if n else f"{c:<{w}}" for c, w, n in zip(cells, widths, numeric, strict=True)
-            ).rstrip()
+            "  ".join(f"{cells[i]:>{widths[i]}}" if numeric[i] else f"{cells[i]:<{widths[i]}}" for i in block)
+            .rstrip()
             for cells in zip_longest(*row, fillvalue="")
-        ]
+        ]  # fmt: skip
 
-    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    blocks = []
+    for block in _blocks(widths, numeric.index(True) if True in numeric else 0):
+        rule = "-" * _width(widths, block)
+        body = [
+            line
+            for i, row in enumerate(rows[1:])
+            for line in ([""] if i in table.breaks else []) + lines(row, block)
+        ]
+        blocks += ["", *lines(rows[0], block), rule, *body, rule]
     remarks = [line for text in _remarks(table) for line in textwrap.wrap(text, _WIDTH)]
-    body = [line for row in rows[1:] for line in lines(row)]
-    return "\n".join([table.title, "", *lines(rows[0]), rule, *body, rule, *remarks, ""])
+    return "\n".join([table.title, *blocks, *remarks, ""])
+
+
+def _width(widths: list[int], block: list[int]) -> int:
+    return sum(widths[i] for i in block) + 2 * (len(block) - 1)
+
+
+def _blocks(widths: list[int], lead: int) -> list[list[int]]:
+    """Columns of each block, as many in each as in the others; the ``lead`` first are in all of them.
+
+    Without such, which tell what a row is about, all columns stay in one block, however wide.
+    """
+    rest = list(range(lead, len(widths)))
+    for count in range(1, len(rest) + 1 if lead else 1):
+        size = -(-len(rest) // count)
+        blocks = [[*range(lead), *rest[i : i + size]] for i in range(0, len(rest), size)]
+        if all(_width(widths, block) <= _WIDTH for block in blocks):
+            return blocks
+    return [list(range(len(widths)))]
 
 
 def _wrapped(cell: str, width: int) -> list[str]:
@@ -177,7 +205,8 @@ def _latex(table: Table) -> str:
         [
             r"\begin{table}", r"\centering", rf"\caption{{{escaped(table.title)}}}",
             rf"\begin{{tabular}}{{{layout}}}", r"\hline", line(table.columns), r"\hline",
-            *map(line, _shown(table)), r"\hline", r"\end{tabular}",
+            *((r"\hline " if i in table.breaks else "") + line(row) for i, row in enumerate(_shown(table))),
+            r"\hline", r"\end{tabular}",
             *(rf"\par\footnotesize {escaped(text)}" for text in _remarks(table)), r"\end{table}", "",
         ]
     )  # fmt: skip

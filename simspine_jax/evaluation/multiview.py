@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from simspine_jax.clip_trials import ClipSet
 from simspine_jax.errors import SimspineError, UnknownNameError
+from simspine_jax.evaluation.angles import AngleErrors, angle_errors
 from simspine_jax.evaluation.errors import FrameErrors, frame_errors
 from simspine_jax.evaluation.views import (
     SOURCES_2D,
@@ -34,11 +35,12 @@ from simspine_jax.evaluation.views import (
 from simspine_jax.geometry.frames import zup_to_yup
 from simspine_jax.geometry.triangulation import triangulate_weighted
 from simspine_jax.kinematics.model import SpineModel
+from simspine_jax.metrics.angles import vertebral_angles
 from simspine_jax.metrics.pose3d import regions_among
 from simspine_jax.pipeline import padded_size
 from simspine_jax.pipeline.options import preset
 from simspine_jax.pipeline.stages import Points, TrialInput, find_points, find_size, simulate_trials
-from simspine_jax.skeleton import N_KEYPOINTS
+from simspine_jax.skeleton import AXIS_NAMES, N_KEYPOINTS
 
 Method = Literal["weighted", "linear", "robust", "model"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -108,12 +110,15 @@ class MultiViewErrors:
         errors: by 2D keypoints and method. Means are over what the method gives: see its coverage, and
             `compare`.
         distances_m: ``[N 37]`` of each keypoint from the reference, of the same frames; NaN where missing.
+        angles: of the spine, by 2D keypoints and method, of methods that give them (``model``), against the
+            same reference; rejected frames have none.
         references: what each trial is compared with, by the numbers in `FrameErrors.trial`.
         left_out: what could not be evaluated, and why.
     """
 
     errors: Mapping[Pair, FrameErrors]
     distances_m: Mapping[Pair, NDArray[np.float32]]
+    angles: Mapping[Pair, AngleErrors]
     references: tuple[Reference, ...]
     left_out: tuple[LeftOut, ...]
 
@@ -210,12 +215,14 @@ def evaluate_multiview(
             for method in methods:
                 found[source, method] += work.positions(method)
                 steps.add(len(trials))
-    errors, distances = {}, {}
+    errors, distances, angles = {}, {}, {}
     for pair, positions in found.items():
         if positions:
             errors[pair], distances[pair] = _errors_of(positions)
+            if model is not None and pair[1] == "model":
+                angles[pair] = _angles_of(model, positions)
             positions.clear()  # as large as all the rest
-    return MultiViewErrors(errors, distances, tuple(references), _summed(left_out, len(references)))
+    return MultiViewErrors(errors, distances, angles, tuple(references), _summed(left_out, len(references)))
 
 
 @dataclass(eq=False)
@@ -296,6 +303,7 @@ class _Positions:
 
     trial: ReferenceTrial
     points: NDArray[np.float32]  # [T 37 3] m, the ground frame; NaN where there is none
+    axes: NDArray[np.float64] | None = None  # [T 62] of methods with a body, likewise
 
 
 @dataclass(eq=False)
@@ -338,6 +346,7 @@ class _Reconstruction:
         points, options = list(self._robust_points()), preset("simspine")
         inputs = [trial for _, trial in self.seen]
         found = {t.action: np.full((len(t.times), N_KEYPOINTS, 3), np.nan, np.float32) for t in inputs}
+        axes = {t.action: np.full((len(t.times), len(AXIS_NAMES)), np.nan) for t in inputs}
 
         def failed(trial: TrialInput, error: SimspineError) -> None:
             name = next(t.name for t, given in self.seen if given is trial)
@@ -357,7 +366,8 @@ class _Reconstruction:
                 self.model, subject, inputs, points, size, options, progress=progress, failed=failed
             ):
                 found[solved.action][solved.usable] = solved.keypoints[solved.usable]
-        return [_Positions(trial, found[given.action]) for trial, given in self.seen]
+                axes[solved.action][solved.usable] = solved.coordinates[solved.usable]
+        return [_Positions(trial, found[given.action], axes[given.action]) for trial, given in self.seen]
 
 
 def _weighted(trial: TrialInput) -> NDArray | None:
@@ -394,3 +404,18 @@ def _errors_of(found: Sequence[_Positions]) -> tuple[FrameErrors, NDArray[np.flo
     )  # fmt: skip
     distances = np.linalg.norm(predicted - points, axis=-1)
     return errors, np.where(known, distances, np.float32(np.nan))
+
+
+def _angles_of(model: SpineModel, found: Sequence[_Positions]) -> AngleErrors:
+    """Of all trials of a method with a body."""
+    axes = np.concatenate([positions.axes for positions in found if positions.axes is not None])
+    trials = [positions.trial for positions in found]
+    points = np.concatenate([np.where(t.known[..., None], t.points, np.float32(np.nan)) for t in trials])
+    return angle_errors(
+        model,
+        np.asarray(vertebral_angles(jnp.asarray(axes))),
+        np.concatenate([trial.vertebral_rotations for trial in trials]),
+        np.concatenate([positions.points for positions in found]),
+        points,
+        axes[:, [AXIS_NAMES.index(name) for name in model.free_names]],
+    )

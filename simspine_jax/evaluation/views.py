@@ -19,6 +19,7 @@ from simspine_jax.errors import ShapeError, SimspineError, UnknownNameError
 from simspine_jax.geometry.cameras import Cameras
 from simspine_jax.geometry.frames import yup_to_zup
 from simspine_jax.geometry.triangulation import MIN_VIEWS
+from simspine_jax.metrics.angles import vertebral_angles
 from simspine_jax.pipeline import padded_size
 from simspine_jax.pipeline.stages import TrialInput, Views
 
@@ -71,6 +72,16 @@ class ReferenceTrial:
         usable = (clip.quality & ~np.int32(Quality.INTERPOLATED)) == 0
         known = clip.keypoints_3d_mask & usable[:, None]
         return cls(number, trial.name, clip, "annotation", clip.keypoints_3d, known)
+
+    @property
+    def vertebral_rotations(self) -> NDArray[np.float64]:
+        """``[T L 3]`` rad, of the reference, at `VERTEBRAL_LEVELS`; NaN where they are not known."""
+        clip = self.clip
+        if self.reference == "truth":
+            axes = np.where(clip.true_kinematics_mask, clip.true_kinematics, np.nan)
+            return np.asarray(vertebral_angles(jnp.asarray(axes)), np.float64)
+        there = clip.vertebral_rotations_mask & self.known.any(axis=1, keepdims=True)
+        return np.where(there[..., None], clip.vertebral_rotations, np.nan).astype(np.float64)
 
     @property
     def views(self) -> NDArray[np.int64]:

@@ -96,14 +96,14 @@ class KinematicOptions:
     blocks: int = 2
     dropout: float = 0.25
     gravity: bool = True
-    spine: float = 1.0
+    spine: float = 2.0
     angles: float = 0.05
     place: float = 0.05
     velocity: float = 1.0
     sizes: float = 0.02
     mirrored: float = 0.5
-    pose_deg: float = 6.0
-    lumbar_deg: float = 1.0
+    pose_deg: float = 2.0
+    lumbar_deg: float = 0.25
     body_sizes: float = 0.03
     turn_deg: float = 10.0
     tilt_deg: float = 0.0
@@ -298,7 +298,7 @@ def mirrored_pose(body: SpineBody, pose: LiftedBody) -> LiftedBody:
     right = np.array([1.0, 1.0, -1.0], np.float32)  # of the pelvis: its z axis points to the right
     return LiftedBody(
         pose.root * BESIDE,
-        BESIDE[:, None] * pose.pelvis_rotation * right,
+        pose.pelvis_rotation * jnp.asarray(BESIDE[:, None] * right),
         pose.q[..., partners] * AXIS_SIGNS[axes].astype(np.float32),
         pose.log_scales,
     )

@@ -55,8 +55,8 @@ class Variation:
     """
 
     mirrored: float = 0.5
-    pose_deg: float = 6.0
-    lumbar_deg: float = 1.0
+    pose_deg: float = 2.0
+    lumbar_deg: float = 0.25
     sizes: float = 0.03
     turn_deg: float = 10.0
     tilt_deg: float = 0.0
@@ -173,7 +173,7 @@ def _changes(body: SpineBody, target: Target, variation: Variation, key: Array) 
     shape = (frames[0], *(1,) * (len(frames) - 1))
     lumbar = np.array([body.model.free_names[i].startswith(LUMBAR_LEVELS) for i in body.internal])
     spread = np.radians(np.where(lumbar, variation.lumbar_deg, variation.pose_deg))
-    change = spread * jax.random.normal(keys[0], (*shape, len(lumbar)))
+    change = jax.random.normal(keys[0], (*shape, len(lumbar))) * jnp.asarray(spread)
     sizes = variation.sizes * jax.random.normal(keys[1], (*shape, len(body.log_most)))
     sizes = jnp.clip(sizes, -body.log_most, body.log_most)
     return change, jnp.broadcast_to(sizes, (*frames, sizes.shape[-1]))

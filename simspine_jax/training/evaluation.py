@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 from numpy.typing import NDArray
 
-from simspine_jax.datasets import ClipSequence
+from simspine_jax.datasets import ClipSequence, Samples
 from simspine_jax.lifting.kinematic import KinematicLifter
 from simspine_jax.lifting.observations import Lifted, LiftedBody, Observation, root_relative
 from simspine_jax.metrics.angles import keypoint_curvature_errors, limit_violations, wrapped
@@ -176,21 +176,32 @@ def evaluate(run: Run, model: LifterModule, clips: ClipSequence) -> Scores:
     Raises:
         ShapeError: no frame can be compared.
     """
+    _, rows, found = predictions_of(run, model, clips)
+    return score(model, found, rows)
+
+
+def predictions_of(run: Run, model: LifterModule, clips: ClipSequence) -> tuple[Samples, Rows, Predictions]:
+    """The frames of clips, cleaned, and what a lifter makes of them; see `evaluate`."""
     samples = evaluation_samples(run, clips)
     frames = samples.frames
     rows = prepare(samples)
     clip = np.asarray(frames.clip, np.int64)
     view = clip * len(samples.cameras.names) + np.asarray(frames.camera, np.int64)
-    found = predict(model, rows, view, clip)
-    return score(model, found, rows)
+    return samples, rows, predict(model, rows, view, clip)
+
+
+def wanted_of(rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The rows' root-relative target ``[M K 3]``, m, and where it is known ``[M K]``."""
+    root, target = rows.seen.root, jax.tree.map(np.asarray, rows.target)
+    wanted = np.asarray(root_relative(jnp.asarray(target.keypoints), root))
+    return wanted, target.mask & target.mask[:, root, None]
 
 
 def score(model: LifterModule, found: Predictions, rows: Rows) -> Scores:
     """Errors of predictions against the rows' targets."""
     seen, root = rows.seen, rows.seen.root
-    target = jax.tree.map(np.asarray, rows.target)
-    mask = target.mask & target.mask[:, root, None] & found.known[:, None]
-    wanted = np.asarray(root_relative(jnp.asarray(target.keypoints), root))
+    wanted, known = wanted_of(rows)
+    mask = known & found.known[:, None]
     predicted = jnp.asarray(found.lifted.keypoints)
     ids = tuple(KEYPOINT_NAMES.index(name) for name in seen.keypoint_names)
     args = (predicted, jnp.asarray(wanted), jnp.asarray(mask))

@@ -24,7 +24,7 @@ from simspine_jax.geometry.triangulation import triangulate_robust, triangulate_
 from simspine_jax.pipeline.options import preset
 from simspine_jax.pipeline.sources import SyntheticTrial
 from simspine_jax.pipeline.stages import TrialInput, Views, simulate_subject
-from simspine_jax.skeleton import KEYPOINT_NAMES, REGIONS
+from simspine_jax.skeleton import AXIS_NAMES, KEYPOINT_NAMES, LUMBAR_LEVELS, REGIONS
 
 SECONDS, RATE_HZ = 1.6, 25.0
 N_FRAMES = 40
@@ -34,6 +34,7 @@ OFFSET_M = 0.02
 EXACT_MM = 0.05
 """What the project promises of exact pictures; clips hold float32."""
 
+FLOAT32_DEG = 1e-3
 FLOAT32_MM = 2e-3
 """Errors are computed in float32: metres have seven digits, and P-MPJPE sums squares of them."""
 
@@ -205,7 +206,7 @@ def test_methods_are_compared_on_the_points_that_both_give(captured) -> None:
     second[:20] = np.nan  # where the first is far worse
     first[:20] *= 50
     made = MultiViewErrors(
-        errors.errors, {("detected", "weighted"): first, ("detected", "robust"): second}, ("truth",), ()
+        errors.errors, {("detected", "weighted"): first, ("detected", "robust"): second}, {}, ("truth",), ()
     )
     for region, ids in REGIONS.items():
         found = made.compare("detected", "robust")[region]
@@ -273,6 +274,16 @@ def test_the_model_is_the_pipeline_from_the_same_keypoints(modelled, captured, s
     distances = np.linalg.norm(wanted - truth, axis=-1)
     np.testing.assert_allclose(modelled.distances_m["detected", "model"], distances, atol=1e-6)
     assert modelled.errors["detected", "model"].coverage() == np.isfinite(distances).mean()
+    angles = modelled.angles["detected", "model"]
+    found = np.concatenate([np.where(t.usable[:, None, None], t.vertebral_rotations, np.nan) for t in solved])
+    axes = np.concatenate([captured[t.action].true_kinematics for t in solved])
+    flexion = [AXIS_NAMES.index(f"{level}_Flex_Ext") for level in LUMBAR_LEVELS]
+    off = np.degrees(found[:, :6, 0] - axes[:, flexion])
+    np.testing.assert_allclose(
+        angles.rms_deg["free"][:6, 0], np.sqrt(np.nanmean(off**2, axis=0)), atol=FLOAT32_DEG
+    )
+    assert angles.limit_violations == 0
+    assert angles.frames == np.isfinite(off[:, 0]).sum()
 
 
 def test_frames_that_the_pipeline_rejects_have_no_position(modelled) -> None:

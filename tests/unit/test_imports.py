@@ -62,6 +62,7 @@ RANKS = {
     "cli_parsing": 1,
     "cli_simulation": 11,
     "cli_training": 11,
+    "cli_benchmark": 12,
     "cli_dataset_export": 12,
     "cli_dataset": 13,
     "cli": 14,

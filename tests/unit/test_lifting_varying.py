@@ -179,7 +179,7 @@ def test_another_pose_moves_keypoints_as_kinematics_says(
     target = Target(
         jnp.asarray(points, jnp.float32), jnp.ones((*shape, N_KEYPOINTS), bool), jnp.asarray(angles), known
     )
-    found = other_pose(body, target, Variation(sizes=0.0), jax.random.key(0))
+    found = other_pose(body, target, Variation(pose_deg=6.0, sizes=0.0), jax.random.key(0))
     q[..., body.internal] = np.asarray(found.kinematics)[..., axes]
     wanted = np.asarray(body.keypoints(jnp.asarray(q), no_sizes, still)) @ turn.T + [0.0, 0.0, 4.0]
     np.testing.assert_allclose(found.keypoints, wanted, atol=SINGLE_M)

@@ -1,0 +1,190 @@
+"""Trained lifters on a split: their errors frame by frame, and which trainings a folder holds.
+
+Positions are relative to the root keypoint along the camera's axes, so that MPJPE is root-relative, as the
+paper's section 4.3 has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from simspine_jax.clips import Clip
+from simspine_jax.datasets import ClipSequence, RecordSequence, Samples
+from simspine_jax.evaluation.errors import FrameErrors, frame_errors
+from simspine_jax.kinematics.model import SpineModel
+from simspine_jax.skeleton import KEYPOINT_NAMES
+from simspine_jax.training.checkpoints import FOLDER, Checkpoints
+from simspine_jax.training.data import Rows
+from simspine_jax.training.evaluation import Predictions, predictions_of, wanted_of
+from simspine_jax.training.loop import RUN_FILE, load_trained
+from simspine_jax.training.models import LifterModule
+from simspine_jax.training.run import Run, load_run, read_run, with_settings
+
+Input2D = Literal["detected", "truth"]
+INPUTS: tuple[Input2D, ...] = ("detected", "truth")
+"""2D keypoints that lifters are trained and evaluated on, in the order of the paper's tables."""
+
+CONFIGS: tuple[str, ...] = ("simple_spine", "simple_full", "temporal_full", "kinematic_full")
+"""The package's runs, from the paper's baselines on."""
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class LifterErrors:
+    """A trained lifter and its errors.
+
+    Attributes:
+        name: of the training's folder.
+        run: that was trained.
+        source: 2D keypoints that it was evaluated on.
+        steps: that it was trained; fewer than the run's where it is not finished.
+        errors: of every frame and view, root-relative.
+    """
+
+    name: str
+    run: Run
+    source: Input2D
+    steps: int
+    errors: FrameErrors
+
+
+def trainings(runs: Path) -> tuple[Path, ...]:
+    """The folders of trainings in a folder and below, those of the package's runs first; none if it lacks."""
+    found = [path.parent for path in runs.rglob(RUN_FILE)]
+    return tuple(sorted(found, key=lambda folder: _place(folder.name)))
+
+
+def _place(name: str) -> tuple[int, int, str]:
+    """Where the paper's tables would have a training: by its 2D, then by its lifter."""
+    first = next((i for i, config in enumerate(CONFIGS) if name.startswith(config)), len(CONFIGS))
+    second = next((i for i, source in enumerate(INPUTS) if name.endswith(source)), len(INPUTS))
+    return second, first, name
+
+
+def package_runs(config: str, target: Literal["truth", "annotation"]) -> Iterator[tuple[str, Run]]:
+    """The package's four runs with each kind of 2D, each by the name of its folder.
+
+    Args:
+        config: of the dataset that they learn from.
+        target: what of it they learn.
+    """
+    for name in CONFIGS:
+        for source in INPUTS:
+            settings = (f"data.config={config}", f"data.source={source}", f"data.target={target}")
+            yield f"{name}_{source}", with_settings(load_run(name), settings)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds a training that has done all of its steps.
+
+    Raises:
+        FileFormatError: its run is damaged.
+    """
+    if not (folder / RUN_FILE).exists() or not (folder / FOLDER).is_dir():
+        return False
+    run = read_run(folder / RUN_FILE)
+    checkpoints = Checkpoints(folder / FOLDER, keep=run.keep, read_only=True, note=lambda _: None)
+    done = checkpoints.steps
+    checkpoints.close()
+    return bool(done) and done[-1] >= run.steps
+
+
+def training_errors(
+    folder: Path,
+    clips: ClipSequence,
+    spine: Callable[[], SpineModel],
+    *,
+    target: Literal["truth", "annotation"],
+    source: Input2D | None = None,
+    note: Note = print,
+) -> LifterErrors:
+    """Errors of the training in a folder.
+
+    Args:
+        folder: of it.
+        clips: of a split.
+        spine: gives the spine model; called for the kinematic lifter alone.
+        target: what the clips hold to compare with.
+        source: 2D keypoints; None for those of the training.
+        note: told of damaged checkpoints.
+
+    Raises:
+        FileFormatError: there is no run or no good checkpoint.
+        ShapeError: no frame can be compared.
+    """
+    run, model, steps = load_trained(folder, spine, note=note)
+    used = source or run.data.source
+    return LifterErrors(
+        folder.name, run, used, steps, lifter_errors(run, model, clips, target=target, source=used)
+    )
+
+
+def lifter_errors(
+    run: Run,
+    model: LifterModule,
+    clips: ClipSequence,
+    *,
+    target: Literal["truth", "annotation"],
+    source: Input2D,
+) -> FrameErrors:
+    """Errors of a lifter in every frame and view, root-relative; those that it can't lift lower the coverage.
+
+    Args:
+        run: says which keypoints.
+        model: trained.
+        clips: of a split.
+        target: what of the clips it is compared with.
+        source: 2D keypoints.
+
+    Raises:
+        ShapeError: no frame can be compared.
+    """
+    run = replace(run, data=replace(run.data, source=source, target=target))
+    return _frame_errors(*predictions_of(run, model, clips))
+
+
+def _frame_errors(samples: Samples, rows: Rows, found: Predictions) -> FrameErrors:
+    wanted, known = wanted_of(rows)
+    frames = samples.frames
+    action = np.asarray(frames.action, np.int64)
+    return frame_errors(
+        np.where(found.known[:, None, None], found.lifted.keypoints, np.float32(np.nan)),
+        wanted,
+        known,
+        action=np.array(samples.actions)[action],
+        trial=np.asarray(frames.subject, np.int64) * len(samples.actions) + action,
+        ids=tuple(KEYPOINT_NAMES.index(name) for name in rows.seen.keypoint_names),
+        root=rows.seen.root,
+    )
+
+
+def target_of_clips(clips: ClipSequence) -> Literal["truth", "annotation"]:
+    """What clips can be compared with: the truth, where they are all synthetic and have it."""
+    masks = (values["true_keypoints_3d_mask"].any() for values in clips.stream(["true_keypoints_3d_mask"]))
+    return "truth" if len(clips) and all(masks) else "annotation"
+
+
+class ChosenClips(RecordSequence[Clip]):
+    """Some clips of a sequence, read where they are needed.
+
+    Args:
+        clips: all of them.
+        places: of those to take, in their order.
+    """
+
+    def __init__(self, clips: ClipSequence, places: Sequence[int]) -> None:
+        super().__init__(Clip)
+        self._clips, self._places = clips, tuple(places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def read(self, index: int, names: Sequence[str]) -> dict:
+        """These fields of one clip."""
+        return self._clips.read(self._places[index], names)
