@@ -1,4 +1,4 @@
-"""The command ``simspine benchmark``: the paper's Tables 3 to 6 for a built dataset."""
+"""The command ``simspine benchmark``: the paper's Tables 3 to 6, and the spine's angles, for a dataset."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 Note = Callable[[str], None]
 
-TABLES = (3, 4, 5, 6)
-_MULTIVIEW, _LIFTING = {3, 4}, {5, 6}
+ANGLES = "angles"
+TABLES = (3, 4, 5, 6, ANGLES)
+_MULTIVIEW: set[int | str] = {3, 4, ANGLES}
+_LIFTING: set[int | str] = {5, 6, ANGLES}
 _SOURCES: tuple[Source2D, ...] = ("truth", "detected", "zero_shot")
 _METHODS: tuple[Method, ...] = ("weighted", "linear", "robust", "model")
 _DEFAULT_METHODS: tuple[Method, ...] = ("weighted", "robust", "model")
@@ -51,8 +53,11 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="of datasets (TensorFlow Datasets' own)")
     parser.add_argument("--subjects", nargs="+", default=[], metavar="S", help="only these (all)")
     parser.add_argument("--actions", nargs="+", default=[], metavar="A", help="only these (all)")
-    parser.add_argument("--tables", nargs="+", type=int, choices=TABLES, default=TABLES, metavar="N", help=(
-        "3 and 4: multi-view MPJPE and P-MPJPE; 5 and 6: monocular lifting (3 4 5 6)"))  # fmt: skip
+    parser.add_argument(
+        "--tables", nargs="+", type=_table, choices=TABLES, default=TABLES, metavar="T",
+        help="3 and 4: multi-view MPJPE and P-MPJPE; 5 and 6: monocular lifting; angles: of vertebrae, "
+        "curvature and joint limits, of methods with a body (all)",
+    )  # fmt: skip
 
     views = parser.add_argument_group("tables 3 and 4")
     views.add_argument("--2d", dest="sources", nargs="+", choices=_SOURCES, metavar="2D", help=(
@@ -81,6 +86,10 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--quiet", action="store_true", help="print tables and failures only")
 
 
+def _table(word: str) -> int | str:
+    return int(word) if word.isdecimal() else word
+
+
 def benchmark(arguments: argparse.Namespace, note: Note) -> int:
     """Prints the tables.
 
@@ -107,10 +116,10 @@ def benchmark(arguments: argparse.Namespace, note: Note) -> int:
     return 0
 
 
-def _check_effect(arguments: argparse.Namespace, wanted: set[int]) -> None:
+def _check_effect(arguments: argparse.Namespace, wanted: set[int | str]) -> None:
     for name, (option, tables) in _NEEDS.items():
         if getattr(arguments, name) and not wanted & tables:
-            valid = " or ".join(map(str, sorted(tables)))
+            valid = " or ".join(map(str, _ordered(tables)))
             raise SimspineError(
                 f"{option} has no effect without table {valid}; valid is --tables with one of them"
             )
@@ -224,7 +233,7 @@ def _bar(arguments: argparse.Namespace, total: int, unit: str, what: str) -> Any
 # --- tables 3 and 4 ---
 
 
-def _multiview(work: _Work, wanted: set[int]) -> None:
+def _multiview(work: _Work, wanted: set[int | str]) -> None:
     """Measures one kind of 2D after the other, and writes the tables anew after each."""
     from simspine_jax.evaluation.multiview import evaluate_multiview
 
@@ -254,20 +263,25 @@ def _multiview(work: _Work, wanted: set[int]) -> None:
             work.write(tables)
     work.show(tables)
     if not tables:
-        work.missing.append(f"{_named(wanted & _MULTIVIEW)} left out: {' '.join(_left_out(found))}")
+        reasons = _left_out(found) or ["of these methods none has a body; valid is model among --methods."]
+        work.missing.append(f"{_named(wanted & {3, 4} or {ANGLES})} left out: {' '.join(reasons)}")
 
 
-def _named(tables: set[int]) -> str:
-    """``tables 5 and 6 are``."""
-    numbers = " and ".join(map(str, sorted(tables)))
-    return f"tables {numbers} are" if len(tables) > 1 else f"table {numbers} is"
+def _named(tables: set[int | str]) -> str:
+    """``tables 5, 6 and angles are``."""
+    *first, last = map(str, _ordered(tables))
+    return f"tables {', '.join(first)} and {last} are" if first else f"table {last} is"
+
+
+def _ordered(tables: set[int | str]) -> list[int | str]:
+    return [table for table in TABLES if table in tables]
 
 
 def _multiview_tables(
-    work: _Work, wanted: set[int], found: Sequence[MultiViewErrors], to_come: Sequence[str]
+    work: _Work, wanted: set[int | str], found: Sequence[MultiViewErrors], to_come: Sequence[str]
 ) -> list[Table]:
     from simspine_jax.evaluation.multiview import BASELINE
-    from simspine_jax.evaluation.tables import comparison_table, multiview_tables
+    from simspine_jax.evaluation.tables import angle_tables, comparison_table, multiview_tables
 
     errors = {pair: of for one in found for pair, of in one.errors.items()}
     if not errors:
@@ -279,7 +293,7 @@ def _multiview_tables(
     with_paper = not work.arguments.no_paper
     tables = [
         table
-        for number in sorted(wanted & _MULTIVIEW)
+        for number in _ordered(wanted & {3, 4})
         for table in multiview_tables(errors, about, aligned=number == 4, with_paper=with_paper)
     ]
     compared: dict[Pair, dict[str, Comparison]] = {
@@ -291,7 +305,8 @@ def _multiview_tables(
     }
     if 3 in wanted and compared:
         tables.insert(2, comparison_table(compared, BASELINE, about, errors.values()))
-    return tables
+    angles = [(method, source, of) for one in found for (source, method), of in one.angles.items()]
+    return tables + (angle_tables("multi-view", angles, about, errors.values()) if ANGLES in wanted else [])
 
 
 def _left_out(found: Sequence[MultiViewErrors]) -> list[str]:
@@ -312,7 +327,7 @@ def _sentence(source: str | None, method: str | None, reason: str, trials: Seque
 # --- tables 5 and 6 ---
 
 
-def _lifting(work: _Work, wanted: set[int]) -> None:
+def _lifting(work: _Work, wanted: set[int | str]) -> None:
     """Trains what is missing if that is asked for, and evaluates all trainings."""
     from simspine_jax.evaluation.lifters import training_errors, trainings
 
@@ -344,7 +359,7 @@ def _lifting(work: _Work, wanted: set[int]) -> None:
     if not tables:
         holds = "no training that can be evaluated" if folders else "no training"
         work.missing.append(
-            f"{_named(wanted & _LIFTING)} left out, as {runs} holds {holds}; make them with: "
+            f"{_named(wanted & {5, 6} or {ANGLES})} left out, as {runs} holds {holds}; make them with: "
             f"{_command(arguments)}"
         )
 
@@ -358,13 +373,17 @@ def _command(arguments: argparse.Namespace) -> str:
     return " ".join(words)
 
 
-def _lifting_tables(work: _Work, wanted: set[int], found: Sequence[LifterErrors]) -> list[Table]:
-    from simspine_jax.evaluation.tables import lifting_by_action, lifting_by_region
+def _lifting_tables(work: _Work, wanted: set[int | str], found: Sequence[LifterErrors]) -> list[Table]:
+    from simspine_jax.evaluation.tables import angle_tables, lifting_by_action, lifting_by_region
 
     with_paper = not work.arguments.no_paper
     tables = [lifting_by_action(found, work.about, with_paper=with_paper)] if 5 in wanted else []
     if 6 in wanted:
         tables += lifting_by_region(found, work.about, with_paper=with_paper)
+    with_body = [one for one in found if one.angles is not None]
+    angles = [(one.name, one.source, one.angles) for one in with_body if one.angles is not None]
+    if ANGLES in wanted:
+        tables += angle_tables("lifting", angles, work.about, [one.errors for one in with_body])
     return tables
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -121,10 +121,11 @@ Row = tuple[str, str, AngleErrors]
 """A method, its 2D keypoints, and its errors."""
 
 
-def rotation_table(rows: tuple[Row, ...], source: str, notes: tuple[str, ...] = ()) -> Table:
+def rotation_table(task: str, rows: Sequence[Row], source: str, notes: tuple[str, ...] = ()) -> Table:
     """Errors by level (columns) and axis, degrees: root mean square, and the mean geodesic error.
 
     Args:
+        task: that the methods solve, a word.
         rows: methods.
         source: the data, in words.
         notes: remarks, each a sentence.
@@ -141,12 +142,18 @@ def rotation_table(rows: tuple[Row, ...], source: str, notes: tuple[str, ...] = 
         "coupled: both sides brought to the rhythm of the model's couplers, which tie six levels together.",
     )
     return Table(
-        "angles", "Errors of vertebral rotations by level", ("Method", "2D", "Angles", "Error", *levels),
-        tuple(cells), (0, 0, 0, 0, *(2 for _ in levels)), source, (*more, *notes),
-    )  # fmt: skip
+        name=f"angles_{task}",
+        title=f"{task.capitalize()}: errors of vertebral rotations by level, degrees",
+        columns=("Method", "2D", "Angles", "Error", *levels),
+        rows=tuple(cells),
+        decimals=(0, 0, 0, 0, *(2 for _ in levels)),
+        source=source,
+        notes=(*more, *notes),
+        breaks=tuple(range(len(SETTINGS) * 4, len(cells), len(SETTINGS) * 4)),
+    )
 
 
-def curvature_table(rows: tuple[Row, ...], source: str, notes: tuple[str, ...] = ()) -> Table:
+def curvature_table(task: str, rows: Sequence[Row], source: str, notes: tuple[str, ...] = ()) -> Table:
     """Errors of lordosis and kyphosis, and joint limit violations; arguments as in `rotation_table`."""
     cells = tuple(
         (method, seen, errors.lordosis_deg, errors.kyphosis_deg, errors.limit_violations, errors.frames)
@@ -155,6 +162,11 @@ def curvature_table(rows: tuple[Row, ...], source: str, notes: tuple[str, ...] =
     columns = ("Method", "2D", "Lordosis (°)", "Kyphosis (°)", "Limit violations", "Frames")
     more = ("Root mean square errors of the angles that the keypoints of the back show.",)
     return Table(
-        "curvature", "Errors of spinal curvature, and joint limits", columns, cells, (0, 0, 2, 2, 0, 0),
-        source, (*more, *notes),
-    )  # fmt: skip
+        name=f"curvature_{task}",
+        title=f"{task.capitalize()}: errors of spinal curvature, and joint limits",
+        columns=columns,
+        rows=cells,
+        decimals=(0, 0, 2, 2, 0, 0),
+        source=source,
+        notes=(*more, *notes),
+    )

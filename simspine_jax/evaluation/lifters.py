@@ -11,18 +11,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import jax.numpy as jnp
 import numpy as np
 
 from simspine_jax.clips import Clip
 from simspine_jax.datasets import ClipSequence, RecordSequence, Samples
+from simspine_jax.evaluation.angles import AngleErrors, angle_errors
 from simspine_jax.evaluation.errors import FrameErrors, frame_errors
+from simspine_jax.kinematics.forward import expand_coordinates
 from simspine_jax.kinematics.model import SpineModel
-from simspine_jax.skeleton import KEYPOINT_NAMES
+from simspine_jax.lifting.kinematic import KinematicLifter
+from simspine_jax.metrics.angles import vertebral_angles
+from simspine_jax.skeleton import AXIS_NAMES, KEYPOINT_NAMES
 from simspine_jax.training.checkpoints import FOLDER, Checkpoints
 from simspine_jax.training.data import Rows
 from simspine_jax.training.evaluation import Predictions, predictions_of, wanted_of
 from simspine_jax.training.loop import RUN_FILE, load_trained
-from simspine_jax.training.models import LifterModule
 from simspine_jax.training.run import Run, load_run, read_run, with_settings
 
 Input2D = Literal["detected", "truth"]
@@ -45,6 +49,7 @@ class LifterErrors:
         source: 2D keypoints that it was evaluated on.
         steps: that it was trained; fewer than the run's where it is not finished.
         errors: of every frame and view, root-relative.
+        angles: of the spine, of a lifter with a body; None of others.
     """
 
     name: str
@@ -52,6 +57,7 @@ class LifterErrors:
     source: Input2D
     steps: int
     errors: FrameErrors
+    angles: AngleErrors | None = None
 
 
 def trainings(runs: Path) -> tuple[Path, ...]:
@@ -120,33 +126,10 @@ def training_errors(
     """
     run, model, steps = load_trained(folder, spine, note=note)
     used = source or run.data.source
-    return LifterErrors(
-        folder.name, run, used, steps, lifter_errors(run, model, clips, target=target, source=used)
-    )
-
-
-def lifter_errors(
-    run: Run,
-    model: LifterModule,
-    clips: ClipSequence,
-    *,
-    target: Literal["truth", "annotation"],
-    source: Input2D,
-) -> FrameErrors:
-    """Errors of a lifter in every frame and view, root-relative; those that it can't lift lower the coverage.
-
-    Args:
-        run: says which keypoints.
-        model: trained.
-        clips: of a split.
-        target: what of the clips it is compared with.
-        source: 2D keypoints.
-
-    Raises:
-        ShapeError: no frame can be compared.
-    """
-    run = replace(run, data=replace(run.data, source=source, target=target))
-    return _frame_errors(*predictions_of(run, model, clips))
+    run_here = replace(run, data=replace(run.data, source=used, target=target))
+    samples, rows, found = predictions_of(run_here, model, clips)
+    angles = _angle_errors(model, rows, found) if isinstance(model, KinematicLifter) else None
+    return LifterErrors(folder.name, run, used, steps, _frame_errors(samples, rows, found), angles)
 
 
 def _frame_errors(samples: Samples, rows: Rows, found: Predictions) -> FrameErrors:
@@ -161,6 +144,24 @@ def _frame_errors(samples: Samples, rows: Rows, found: Predictions) -> FrameErro
         trial=np.asarray(frames.subject, np.int64) * len(samples.actions) + action,
         ids=tuple(KEYPOINT_NAMES.index(name) for name in rows.seen.keypoint_names),
         root=rows.seen.root,
+    )
+
+
+def _angle_errors(model: KinematicLifter, rows: Rows, found: Predictions) -> AngleErrors:
+    spine, body = model.body.model, found.lifted.body
+    assert body is not None  # this lifter has one
+    known = found.known[:, None]
+    full = np.where(known, np.asarray(expand_coordinates(spine, jnp.asarray(body.q))), np.nan)
+    axes = full[:, [spine.coordinate_names.index(name) for name in AXIS_NAMES]]
+    true = np.where(rows.target.kinematics_mask, rows.target.kinematics, np.nan)
+    wanted, there = wanted_of(rows)
+    return angle_errors(
+        spine,
+        np.asarray(vertebral_angles(jnp.asarray(axes))),
+        np.asarray(vertebral_angles(jnp.asarray(true))),
+        np.where(known[..., None], found.lifted.keypoints, np.nan),
+        np.where(there[..., None], wanted, np.nan),
+        np.where(known, body.q, np.nan),
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from simspine_jax.evaluation import paper
+from simspine_jax.evaluation.angles import Row, curvature_table, rotation_table
 from simspine_jax.evaluation.errors import FrameErrors
 from simspine_jax.evaluation.lifters import LifterErrors
 from simspine_jax.evaluation.multiview import Comparison, Pair
@@ -322,3 +323,22 @@ def _actions(errors: Sequence[FrameErrors]) -> tuple[str, ...]:
     names = {str(name) for one in errors for name in set(one.action.tolist())}
     known = tuple(name for name in paper.ACTIONS if name in names)
     return known + tuple(sorted(names - set(known)))
+
+
+def angle_tables(task: str, rows: Sequence[Row], about: About, errors: Iterable[FrameErrors]) -> list[Table]:
+    """Vertebral rotations by level, and curvature with joint limits; none without rows.
+
+    Args:
+        task: that the methods solve, a word.
+        rows: methods with a body, their 2D keypoints and errors.
+        about: the data.
+        errors: of the same methods, which tell how much was compared.
+    """
+    if not rows:
+        return []
+    frames = "frames" if task == "multi-view" else "frames and views"
+    source = about.source(errors, frames)
+    cautions = [FAVOURED_LIFTERS.format("methods with a body")] if about.is_synthetic else []
+    cautions += [CIRCULAR_NOTICE] if about.reference == "annotation" and task == "multi-view" else []
+    notes = about.notes(f"Compared with {_REFERENCES[about.reference]}.", *cautions, with_paper=False)
+    return [rotation_table(task, rows, source, notes), curvature_table(task, rows, source, notes)]

@@ -237,11 +237,15 @@ def test_without_trainings_tables_5_and_6_are_left_out(capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--tables", "3", "--runs", "x"], "--runs has no effect without table 5 or 6"),
-        (["--tables", "4", "--train"], "--train has no effect without table 5 or 6"),
-        (["--tables", "3", "--input", "truth"], "--input has no effect without table 5 or 6"),
-        (["--tables", "5", "--2d", "truth"], "--2d has no effect without table 3 or 4"),
-        (["--tables", "6", "--methods", "model"], "--methods has no effect without table 3 or 4"),
+        (["--tables", "3", "--runs", "x"], "--runs has no effect without table 5 or 6 or angles"),
+        (["--tables", "4", "--train"], "--train has no effect without table 5 or 6 or angles"),
+        (["--tables", "3", "--input", "truth"], "--input has no effect without table 5 or 6 or angles"),
+        (["--tables", "5", "--2d", "truth"], "--2d has no effect without table 3 or 4 or angles"),
+        (
+            ["--tables", "angles", "--methods", "weighted", "--2d", "truth"],
+            "table angles is left out: of these methods none has a body",
+        ),
+        (["--tables", "6", "--methods", "model"], "--methods has no effect without table 3 or 4 or angles"),
         (["--2d", "truth", "--zero-shot-data-dir", "x"], "--zero-shot-data-dir has no effect without --2d"),
         (["--runs", "x"], "--runs is 'x', and there is no such folder"),
         (["--subjects", "S2"], "Subject 'S2' is not in the dataset"),

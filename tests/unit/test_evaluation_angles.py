@@ -95,7 +95,7 @@ def test_tables_hold_every_setting_and_axis(
     spine_model: SpineModel, rotations: tuple[np.ndarray, np.ndarray], points: tuple[np.ndarray, np.ndarray]
 ) -> None:
     errors = angle_errors(spine_model, *rotations, *points)
-    table = rotation_table((("model", "detected", errors),), "random numbers")
+    table = rotation_table("lifting", (("model", "detected", errors),), "random numbers")
     assert [row[2:4] for row in table.rows[:4]] == [
         ("free", "flexion/extension"), ("free", "lateral bending"), ("free", "axial rotation"),
         ("free", "geodesic"),
@@ -103,7 +103,7 @@ def test_tables_hold_every_setting_and_axis(
     assert table.rows[1][4:] == tuple(errors.rms_deg["free"][:, 1])
     assert len(table.rows) == 8
     assert len(table.columns) == 11
-    other = curvature_table((("model", "detected", errors),), "random numbers")
+    other = curvature_table("lifting", (("model", "detected", errors),), "random numbers")
     assert other.rows[0] == (
         "model", "detected", errors.lordosis_deg, errors.kyphosis_deg, None, FRAMES,
     )  # fmt: skip
