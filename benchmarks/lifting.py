@@ -66,9 +66,9 @@ MODEL_ROWS = (
              f"Root-relative MPJPE of the kinematic lifter over SimpleBaseline3D's; 2D {s}.")
       for s in ("detected", "truth")),
     Metric("lifting/kinematic_full/limit_violations", "1", "lower", 0.0, 0.0,
-           "Coordinates beyond their bounds in all predictions."),
+           "Coordinates beyond their bounds in all predictions; kept by construction, any is a defect."),
     Metric("lifting/kinematic_full/bone_change_mm", "mm", "lower", _ROUNDING, 0.01,
-           "Largest deviation of a rigid bone's length within a clip."),
+           "Largest standard deviation of a rigid bone's length within a trial; kept by construction."),
     Metric("lifting/kinematic_full/lumbar_flexion_rms_deg", "deg", "lower", None, None,
            "RMS error of the worst lumbar flexion angle."),
 )  # fmt: skip

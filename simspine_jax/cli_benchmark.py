@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from simspine_jax.cli_parsing import add_output
 from simspine_jax.cli_training import RUNS, load_spine, with_bar
-from simspine_jax.errors import SimspineError, listed
+from simspine_jax.errors import MissingDependencyError, SimspineError, listed
 
 if TYPE_CHECKING:
     from simspine_jax.clip_trials import ClipSet
@@ -99,6 +99,7 @@ def benchmark(arguments: argparse.Namespace, note: Note) -> int:
     """
     wanted = set(arguments.tables)
     _check_effect(arguments, wanted)
+    _need_training()
     work = _Work.open(arguments, note)
     try:
         if wanted & _MULTIVIEW:
@@ -116,6 +117,15 @@ def benchmark(arguments: argparse.Namespace, note: Note) -> int:
     return 0
 
 
+def _need_training() -> None:
+    """Lifters need packages that multi-view reconstruction doesn't."""
+    import importlib.util
+
+    for package in ("flax", "optax", "orbax"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingDependencyError(package, "training", "simspine benchmark")
+
+
 def _check_effect(arguments: argparse.Namespace, wanted: set[int | str]) -> None:
     for name, (option, tables) in _NEEDS.items():
         if getattr(arguments, name) and not wanted & tables:
@@ -123,6 +133,8 @@ def _check_effect(arguments: argparse.Namespace, wanted: set[int | str]) -> None
             raise SimspineError(
                 f"{option} has no effect without table {valid}; valid is --tables with one of them"
             )
+    if wanted == {ANGLES} and arguments.methods and "model" not in arguments.methods:
+        raise SimspineError("--tables angles needs a method with a body; valid is model among --methods")
     sources = arguments.sources or _SOURCES
     if arguments.zero_shot_data_dir is not None and "zero_shot" not in sources:
         raise SimspineError("--zero-shot-data-dir has no effect without --2d zero_shot")
@@ -191,7 +203,7 @@ class _Work:
     def kept(self) -> str:
         """What an interrupt leaves."""
         if self.arguments.out is None:
-            return "tables not yet printed are lost; with -o each is kept when it is measured"
+            return "what was measured is printed above; with -o each table is kept when it is measured"
         if not self.written:
             return f"no table was finished in {self.arguments.out}"
         return f"{', '.join(sorted(self.written))} in {self.arguments.out} have what was finished"
@@ -242,7 +254,8 @@ def _multiview(work: _Work, wanted: set[int | str]) -> None:
     each = len(work.trials.trials) * len(methods)
     found: list[MultiViewErrors] = []
     tables: list[Table] = []
-    with _bar(work.arguments, each * len(sources), "trial", "multi-view") as bar:
+    bar = _bar(work.arguments, each * len(sources), "trial", "multi-view")
+    try:
         for number, source in enumerate(sources):
             bar.set_postfix_str(f"2D {source}")
 
@@ -261,10 +274,12 @@ def _multiview(work: _Work, wanted: set[int | str]) -> None:
             bar.update((number + 1) * each - bar.n)  # what is left out takes no steps
             tables = _multiview_tables(work, wanted, found, sources[number + 1 :])
             work.write(tables)
-    work.show(tables)
+    finally:
+        bar.close()
+        work.show(tables)
     if not tables:
-        reasons = _left_out(found) or ["of these methods none has a body; valid is model among --methods."]
-        work.missing.append(f"{_named(wanted & {3, 4} or {ANGLES})} left out: {' '.join(reasons)}")
+        named = _named(wanted & {3, 4} or {ANGLES})
+        work.missing.append(f"{named} left out: {' '.join(_left_out(found))}")
 
 
 def _named(tables: set[int | str]) -> str:
@@ -338,7 +353,8 @@ def _lifting(work: _Work, wanted: set[int | str]) -> None:
     spine = functools.cache(load_spine)
     found: list[LifterErrors] = []
     tables: list[Table] = []
-    with _bar(arguments, len(folders), "lifter", "lifting") as bar:
+    bar = _bar(arguments, len(folders), "lifter", "lifting")
+    try:
         for folder in folders:
             bar.set_postfix_str(folder.name)
             try:
@@ -350,12 +366,14 @@ def _lifting(work: _Work, wanted: set[int | str]) -> None:
                 )  # fmt: skip
             except SimspineError as error:
                 told = str(error)
-                work.note(f"left out: {told}" if str(folder) in told else f"{folder} is left out: {told}")
+                work.tell(f"left out: {told}" if str(folder) in told else f"{folder} is left out: {told}")
             else:
                 tables = _lifting_tables(work, wanted, found)
                 work.write(tables)
             bar.update()
-    work.show(tables)
+    finally:
+        bar.close()
+        work.show(tables)
     if not tables:
         holds = "no training that can be evaluated" if folders else "no training"
         work.missing.append(
@@ -397,7 +415,7 @@ def _train(work: _Work, runs: Path) -> None:
     missing = [
         (runs / name, run)
         for name, run in package_runs(arguments.config, target)
-        if not is_finished(runs / name)
+        if not is_finished(runs / name, run)
     ]
     if not missing:
         return

@@ -112,9 +112,7 @@ def _text(table: Table) -> str:
     numeric, shown = _numeric(table), _shown(table)
     longest = [max([_HEADING, *(len(row[i]) for row in shown)]) for i in range(len(numeric))]
     limits = [wide if n else min(wide, _CELL) for wide, n in zip(longest, numeric, strict=True)]
-    rows = [
-        [textwrap.wrap(c, w) for c, w in zip(row, limits, strict=True)] for row in (table.columns, *shown)
-    ]
+    rows = [[_wrapped(c, w) for c, w in zip(row, limits, strict=True)] for row in (table.columns, *shown)]
     widths = [max(len(line) for row in rows for line in row[i]) for i in range(len(numeric))]
 
     def lines(row: list[list[str]], block: list[int]) -> list[str]:

@@ -16,18 +16,18 @@ import numpy as np
 
 from simspine_jax.clips import Clip
 from simspine_jax.datasets import ClipSequence, RecordSequence, Samples
+from simspine_jax.errors import ShapeError
 from simspine_jax.evaluation.angles import AngleErrors, angle_errors
 from simspine_jax.evaluation.errors import FrameErrors, frame_errors
 from simspine_jax.kinematics.forward import expand_coordinates
 from simspine_jax.kinematics.model import SpineModel
-from simspine_jax.lifting.kinematic import KinematicLifter
 from simspine_jax.metrics.angles import vertebral_angles
 from simspine_jax.skeleton import AXIS_NAMES, KEYPOINT_NAMES
 from simspine_jax.training.checkpoints import FOLDER, Checkpoints
 from simspine_jax.training.data import Rows
 from simspine_jax.training.evaluation import Predictions, predictions_of, wanted_of
-from simspine_jax.training.loop import RUN_FILE, load_trained
-from simspine_jax.training.run import Run, load_run, read_run, with_settings
+from simspine_jax.training.loop import RUN_FILE, check_same_run, load_trained
+from simspine_jax.training.run import Run, load_run, with_settings
 
 Input2D = Literal["detected", "truth"]
 INPUTS: tuple[Input2D, ...] = ("detected", "truth")
@@ -49,7 +49,7 @@ class LifterErrors:
         source: 2D keypoints that it was evaluated on.
         steps: that it was trained; fewer than the run's where it is not finished.
         errors: of every frame and view, root-relative.
-        angles: of the spine, of a lifter with a body; None of others.
+        angles: of the spine; of a lifter without a body, curvature alone; None of one without all keypoints.
     """
 
     name: str
@@ -86,15 +86,15 @@ def package_runs(config: str, target: Literal["truth", "annotation"]) -> Iterato
             yield f"{name}_{source}", with_settings(load_run(name), settings)
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether a folder holds a training that has done all of its steps.
+def is_finished(folder: Path, run: Run) -> bool:
+    """Whether a folder holds this training, with all of its steps done.
 
     Raises:
-        FileFormatError: its run is damaged.
+        SimspineError: it holds another training, or its run is damaged.
     """
     if not (folder / RUN_FILE).exists() or not (folder / FOLDER).is_dir():
         return False
-    run = read_run(folder / RUN_FILE)
+    check_same_run(folder, run)
     checkpoints = Checkpoints(folder / FOLDER, keep=run.keep, read_only=True, note=lambda _: None)
     done = checkpoints.steps
     checkpoints.close()
@@ -115,7 +115,7 @@ def training_errors(
     Args:
         folder: of it.
         clips: of a split.
-        spine: gives the spine model; called for the kinematic lifter alone.
+        spine: gives the spine model; called for lifters of all keypoints.
         target: what the clips hold to compare with.
         source: 2D keypoints; None for those of the training.
         note: told of damaged checkpoints.
@@ -128,7 +128,8 @@ def training_errors(
     used = source or run.data.source
     run_here = replace(run, data=replace(run.data, source=used, target=target))
     samples, rows, found = predictions_of(run_here, model, clips)
-    angles = _angle_errors(model, rows, found) if isinstance(model, KinematicLifter) else None
+    whole = rows.seen.keypoint_names == KEYPOINT_NAMES
+    angles = _angle_errors(spine(), rows, found) if whole else None
     return LifterErrors(folder.name, run, used, steps, _frame_errors(samples, rows, found), angles)
 
 
@@ -147,28 +148,38 @@ def _frame_errors(samples: Samples, rows: Rows, found: Predictions) -> FrameErro
     )
 
 
-def _angle_errors(model: KinematicLifter, rows: Rows, found: Predictions) -> AngleErrors:
-    spine, body = model.body.model, found.lifted.body
-    assert body is not None  # this lifter has one
-    known = found.known[:, None]
-    full = np.where(known, np.asarray(expand_coordinates(spine, jnp.asarray(body.q))), np.nan)
-    axes = full[:, [spine.coordinate_names.index(name) for name in AXIS_NAMES]]
+def _angle_errors(spine: SpineModel, rows: Rows, found: Predictions) -> AngleErrors:
+    known, body = found.known[:, None], found.lifted.body
+    rotations = q = None
+    if body is not None:
+        full = np.where(known, np.asarray(expand_coordinates(spine, jnp.asarray(body.q))), np.nan)
+        axes = full[:, [spine.coordinate_names.index(name) for name in AXIS_NAMES]]
+        rotations, q = np.asarray(vertebral_angles(jnp.asarray(axes))), np.where(known, body.q, np.nan)
     true = np.where(rows.target.kinematics_mask, rows.target.kinematics, np.nan)
     wanted, there = wanted_of(rows)
     return angle_errors(
         spine,
-        np.asarray(vertebral_angles(jnp.asarray(axes))),
+        rotations,
         np.asarray(vertebral_angles(jnp.asarray(true))),
         np.where(known[..., None], found.lifted.keypoints, np.nan),
         np.where(there[..., None], wanted, np.nan),
-        np.where(known, body.q, np.nan),
+        q,
     )
 
 
 def target_of_clips(clips: ClipSequence) -> Literal["truth", "annotation"]:
-    """What clips can be compared with: the truth, where they are all synthetic and have it."""
-    masks = (values["true_keypoints_3d_mask"].any() for values in clips.stream(["true_keypoints_3d_mask"]))
-    return "truth" if len(clips) and all(masks) else "annotation"
+    """What clips are compared with: the truth, where they have it, or else the annotation.
+
+    Raises:
+        ShapeError: some clips have a truth and others have none.
+    """
+    masks = [values["true_keypoints_3d_mask"].any() for values in clips.stream(["true_keypoints_3d_mask"])]
+    if any(masks) and not all(masks):
+        raise ShapeError(
+            f"{sum(masks)} of the {len(masks)} clips have a truth, and the others an annotation alone; valid "
+            "are clips of one kind, chosen by subjects and actions"
+        )
+    return "truth" if masks and all(masks) else "annotation"
 
 
 class ChosenClips(RecordSequence[Clip]):

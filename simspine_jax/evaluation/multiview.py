@@ -110,8 +110,8 @@ class MultiViewErrors:
         errors: by 2D keypoints and method. Means are over what the method gives: see its coverage, and
             `compare`.
         distances_m: ``[N 37]`` of each keypoint from the reference, of the same frames; NaN where missing.
-        angles: of the spine, by 2D keypoints and method, of methods that give them (``model``), against the
-            same reference; rejected frames have none.
+        angles: of the spine, likewise, against the same reference: curvature alone of methods without a body,
+            and nothing at all without the spine model.
         references: what each trial is compared with, by the numbers in `FrameErrors.trial`.
         left_out: what could not be evaluated, and why.
     """
@@ -219,7 +219,7 @@ def evaluate_multiview(
     for pair, positions in found.items():
         if positions:
             errors[pair], distances[pair] = _errors_of(positions)
-            if model is not None and pair[1] == "model":
+            if model is not None:
                 angles[pair] = _angles_of(model, positions)
             positions.clear()  # as large as all the rest
     return MultiViewErrors(errors, distances, angles, tuple(references), _summed(left_out, len(references)))
@@ -407,15 +407,16 @@ def _errors_of(found: Sequence[_Positions]) -> tuple[FrameErrors, NDArray[np.flo
 
 
 def _angles_of(model: SpineModel, found: Sequence[_Positions]) -> AngleErrors:
-    """Of all trials of a method with a body."""
-    axes = np.concatenate([positions.axes for positions in found if positions.axes is not None])
+    """Of all trials of a method, with or without a body."""
+    each = [positions.axes for positions in found if positions.axes is not None]
+    axes = np.concatenate(each) if each else None
     trials = [positions.trial for positions in found]
     points = np.concatenate([np.where(t.known[..., None], t.points, np.float32(np.nan)) for t in trials])
     return angle_errors(
         model,
-        np.asarray(vertebral_angles(jnp.asarray(axes))),
+        None if axes is None else np.asarray(vertebral_angles(jnp.asarray(axes))),
         np.concatenate([trial.vertebral_rotations for trial in trials]),
         np.concatenate([positions.points for positions in found]),
         points,
-        axes[:, [AXIS_NAMES.index(name) for name in model.free_names]],
+        None if axes is None else axes[:, [AXIS_NAMES.index(name) for name in model.free_names]],
     )

@@ -14,6 +14,9 @@ from simspine_jax.evaluation.angles import Row, curvature_table, rotation_table
 from simspine_jax.evaluation.errors import FrameErrors
 from simspine_jax.evaluation.lifters import LifterErrors
 from simspine_jax.evaluation.multiview import Comparison, Pair
+from simspine_jax.lifting.kinematic import KinematicOptions
+from simspine_jax.lifting.motion_agformer import MotionAGFormerOptions
+from simspine_jax.lifting.simple_baseline import SimpleBaselineOptions
 from simspine_jax.skeleton import REGIONS
 from simspine_jax.statistics import SYNTHETIC_NOTICE
 from simspine_jax.tables import Cell, Table
@@ -52,6 +55,15 @@ _GIVEN = "Given (%)"
 _STATISTICS = ("mean", "95 % from", "95 % to")
 
 Reference = Literal["truth", "annotation"]
+
+_KINDS = {
+    SimpleBaselineOptions: "SimpleBaseline3D one frame's pixels, and positions in training",
+    MotionAGFormerOptions: "MotionAGFormer a window's pixels and confidences, and positions in training",
+    KinematicOptions: "the kinematic lifter one frame's rays through the calibrated lens, confidences and "
+    "which way is up, positions, angles and changed samples in training, and when it is evaluated the mean "
+    "of a picture and its mirror image and one body size for a trial, the mean over all its frames",
+}
+"""What each kind of lifter is given besides."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +136,8 @@ def multiview_tables(
         f"{what} is the distance {how}from {_REFERENCES[about.reference]}, over the known keypoints that a "
         f"method gives: {_GIVEN}. {_COUNTS_NOTICE}"
     )
+    if aligned:
+        note += " Fewer points are aligned more closely: compare methods that give about as many."
     notes = about.notes(note, *_cautions(errors, about), with_paper=with_paper)
     whole = Table(
         f"table{number}", f"Table {number}. Multi-view reconstruction: {what} by action, mm",
@@ -180,7 +194,10 @@ def _multiview_intervals(
     )  # fmt: skip
 
 
-_INTERVALS = "Intervals by bootstrap over trials (BCa); none where only one trial has values."
+_INTERVALS = (
+    "Intervals by bootstrap over trials (BCa), none where only one trial has values; they are about trials "
+    "of these subjects and say nothing of other people."
+)
 
 
 def _interval(errors: FrameErrors, aligned: bool, region: str) -> tuple[Cell, Cell, Cell]:
@@ -273,6 +290,7 @@ def lifting_by_region(
         "P-MPJPE aligns each region for itself; MPJPE is of positions relative to the root keypoint; both "
         f"compare with {_REFERENCES[about.reference]}."
     )
+    note += " The root is one of the lumbar and spine keypoints, where its error of 0 counts."
     more = _lifter_notes(found, about)
     return (
         Table(
@@ -295,6 +313,8 @@ def _lifter_notes(found: Sequence[LifterErrors], about: About) -> list[str]:
         for one in found
         if one.steps < one.run.steps
     ]
+    kinds = [_KINDS[kind] for kind in dict.fromkeys(type(one.run.model) for one in found)]
+    notes += [f"What the lifters know: {'; '.join(kinds)}."] if found else []
     other = [f"{one.name} ({one.run.data.source})" for one in found if one.run.data.source != one.source]
     if other:
         notes.append(f"Trained on other 2D keypoints than they get here: {', '.join(other)}.")
@@ -305,6 +325,11 @@ def _lifter_notes(found: Sequence[LifterErrors], about: About) -> list[str]:
     foreign = [f"{one.name} ({one.run.data.config})" for one in found if one.run.data.config != config]
     if foreign:
         notes.append(f"Trained on another dataset: {', '.join(foreign)}.")
+    aimed = [f"{one.name} ({one.run.data.target})" for one in found if one.run.data.target != about.reference]
+    if aimed:
+        notes.append(f"Trained towards something else than they are compared with: {', '.join(aimed)}.")
+    if about.split.startswith("train"):
+        notes.append("These are subjects that lifters are trained on.")
     return notes
 
 

@@ -173,6 +173,22 @@ def check_second(clips: ClipSet, second: ClipSet) -> None:
             if name not in other.cameras.names:
                 where = f"{trial.name} of {_SECOND}"
                 raise UnknownNameError("Camera", name, where, other.cameras.names)
+            if not _same_camera(trial.cameras, other.cameras, name):
+                raise ShapeError(
+                    f"The camera {name} of {trial.name} is another in {_SECOND}; valid is the same "
+                    "calibration in both"
+                )
+
+
+def _same_camera(cameras: Cameras, others: Cameras, name: str) -> bool:
+    """Whether a camera is the same in both, to the rounding of files."""
+
+    def numbers(of: Cameras) -> list[NDArray]:
+        place = of.names.index(name)
+        return [np.asarray(leaf)[place] for leaf in jax.tree.leaves(of)]
+
+    each = numbers(cameras), numbers(others)
+    return all(np.allclose(a, b, rtol=1e-6, atol=1e-9, equal_nan=True) for a, b in zip(*each, strict=True))
 
 
 def _partner(subject: str, action: str, second: ClipSet) -> ClipTrial | None:

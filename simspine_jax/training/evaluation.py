@@ -42,16 +42,16 @@ class Predictions:
     """What a lifter makes of every frame and view of a set.
 
     Attributes:
-        lifted: ``[M …]``; sizes of a body are the same through a clip's view.
+        lifted: ``[M …]``; sizes of a body are the same through a trial's view: their mean over all of it.
         known: ``[M]`` frames that were lifted.
-        view: ``[M]`` number of the clip and view.
-        clip: ``[M]`` number of the clip.
+        view: ``[M]`` number of the trial and view.
+        trial: ``[M]`` number of the trial.
     """
 
     lifted: Lifted
     known: NDArray[np.bool_]
     view: NDArray[np.int64]
-    clip: NDArray[np.int64]
+    trial: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class Scores:
     Attributes:
         mpjpe_mm: root-relative, by region.
         p_mpjpe_mm: by region, each aligned for itself.
-        p_mpjpe_95_mm: ends of the 95 % interval over clips.
+        p_mpjpe_95_mm: ends of the 95 % interval over trials.
         lumbar_flexion_rms_deg: of the worst lumbar level.
         lordosis_rms_deg: by keypoints.
         limit_violations: coordinates beyond their bounds, over all frames.
-        bone_change_mm: largest deviation of a rigid bone's length within a clip's view.
+        bone_change_mm: largest standard deviation of a rigid bone's length within a trial's view.
         frames: frames and views that were compared.
     """
 
@@ -79,14 +79,16 @@ class Scores:
     frames: int
 
 
-def predict(model: LifterModule, rows: Rows, view: NDArray[np.int64], clip: NDArray[np.int64]) -> Predictions:
+def predict(
+    model: LifterModule, rows: Rows, view: NDArray[np.int64], trial: NDArray[np.int64]
+) -> Predictions:
     """Lifts every frame of the rows.
 
     Args:
         model: for single frames where the rows are, else for their windows.
         rows: of `evaluation_samples`.
-        view: ``[M]`` number of each row's clip and view.
-        clip: ``[M]`` number of each row's clip.
+        view: ``[M]`` number of each row's trial and view.
+        trial: ``[M]`` number of each row's trial.
     """
     structure, state = nnx.split(model)
     count, size = len(rows), max(BATCH // (rows.length or 1), 1)
@@ -108,7 +110,7 @@ def predict(model: LifterModule, rows: Rows, view: NDArray[np.int64], clip: NDAr
     lifted = jax.tree.map(scattered, joined)
     if isinstance(model, KinematicLifter):
         lifted = _with_one_size(model, lifted, view, known)
-    return Predictions(lifted, known, view, clip)
+    return Predictions(lifted, known, view, trial)
 
 
 def _rows_of(rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -185,9 +187,10 @@ def predictions_of(run: Run, model: LifterModule, clips: ClipSequence) -> tuple[
     samples = evaluation_samples(run, clips)
     frames = samples.frames
     rows = prepare(samples)
-    clip = np.asarray(frames.clip, np.int64)
-    view = clip * len(samples.cameras.names) + np.asarray(frames.camera, np.int64)
-    return samples, rows, predict(model, rows, view, clip)
+    # A trial may lie in several records: sizes of a body and intervals are of trials.
+    trial = np.asarray(frames.subject, np.int64) * len(samples.actions) + np.asarray(frames.action, np.int64)
+    view = trial * len(samples.cameras.names) + np.asarray(frames.camera, np.int64)
+    return samples, rows, predict(model, rows, view, trial)
 
 
 def wanted_of(rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -207,7 +210,7 @@ def score(model: LifterModule, found: Predictions, rows: Rows) -> Scores:
     args = (predicted, jnp.asarray(wanted), jnp.asarray(mask))
     absolute = by_region(partial(mpjpe, root=root), *args, ids=ids)
     aligned = by_region(p_mpjpe, *args, ids=ids)
-    intervals = {name: bootstrap(of, found.clip) for name, of in aligned.items()}
+    intervals = {name: bootstrap(of, found.trial) for name, of in aligned.items()}
     return Scores(
         {name: _mm(of) for name, of in absolute.items()},
         {name: _mm(of) for name, of in aligned.items()},
@@ -254,7 +257,7 @@ def _violations(model: LifterModule, found: Predictions) -> float:
 
 
 def _bone_change_mm(found: Predictions, ids: tuple[int, ...]) -> float:
-    """Largest standard deviation of a bone of one body within a clip's view."""
+    """Largest standard deviation of a bone of one body within a trial's view."""
     bones = tuple((ids.index(a), ids.index(b)) for a, b in RIGID_BONES if a in ids and b in ids)
     _, number = np.unique(found.view, return_inverse=True)
     order = np.argsort(number, kind="stable")
@@ -292,7 +295,7 @@ def score_table(run: Run, scores: Scores, *, split: str, source: str, steps: int
         ("RMS error of the worst lumbar flexion angle", scores.lumbar_flexion_rms_deg, "degrees"),
         ("RMS error of lordosis by keypoints", scores.lordosis_rms_deg, "degrees"),
         ("Joint limit violations", scores.limit_violations, "in all frames"),
-        ("Largest change of a rigid bone within a clip", scores.bone_change_mm, "mm"),
+        ("Largest standard deviation of a rigid bone's length within a trial", scores.bone_change_mm, "mm"),
     )
     notes = [f"{what}: {value:.3g} {unit}." for what, value, unit in extra if math.isfinite(value)]
     notes.append(f"MPJPE is from the root keypoint; P-MPJPE aligns each region for itself, against {target}.")

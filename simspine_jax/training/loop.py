@@ -98,14 +98,23 @@ def _keep_run(folder: Path, run: Run) -> None:
     """Writes the run; an older one there must be the same but for what doesn't change its numbers."""
     path = folder / RUN_FILE
     if path.exists():
-        older = read_run(path)
-        free = {"keep": run.keep, "save_every": run.save_every, "log_every": run.log_every}
-        if replace(older, **free, expected=run.expected) != run:
-            raise SimspineError(
-                f"{place(folder)} holds the training of another run, {older.name} with other settings; "
-                "valid is the same run, which goes on, or another --out"
-            )
+        check_same_run(folder, run)
     write_run(path, run)
+
+
+def check_same_run(folder: Path, run: Run) -> None:
+    """Refuses a folder whose training is another than this run, but for what doesn't change its numbers.
+
+    Raises:
+        SimspineError: it is another, or damaged.
+    """
+    older = read_run(folder / RUN_FILE)
+    free = {"keep": run.keep, "save_every": run.save_every, "log_every": run.log_every}
+    if replace(older, **free, expected=run.expected) != run:
+        raise SimspineError(
+            f"{place(folder)} holds the training of another run, {older.name} with other settings; "
+            "valid is the same run, which goes on, or another folder"
+        )
 
 
 def _train(

@@ -383,6 +383,8 @@ def test_a_second_dataset_that_lacks_something_is_refused(captured) -> None:
     assert "S9_Sitting has 39 frames" in refused(ShapeError, walking, short)
     other = dataclasses.replace(sitting, frames=sitting.frames + 2)
     assert "S9_Sitting has other frames" in refused(ShapeError, walking, other)
+    moved = dataclasses.replace(sitting, camera_focal_lengths=1.1 * sitting.camera_focal_lengths)
+    assert "S9_Sitting is another in the second dataset" in refused(ShapeError, walking, moved)
     few = in_order(sitting, [0, 1, 2])
     assert "Camera 'back_right' is not in S9_Sitting of the second" in refused(UnknownNameError, walking, few)
 
