@@ -73,8 +73,8 @@ _ROTATION, _PLACE = 6, 3
 class KinematicOptions:
     """Sizes of the network, what it sees, and weights of the loss.
 
-    The defaults of ``spine`` and of the changes were chosen in three trials by errors on the synthetic set's test
-    subjects; the others are guesses that were kept.
+    The defaults of ``spine`` and of the changes were chosen in three trials by errors on the synthetic set's
+    test subjects; the others are guesses that were kept.
 
     Attributes:
         width: of the layers.

@@ -1,7 +1,7 @@
 """MotionAGFormer's extra small model on all 37 keypoints.
 
-The run is short, so that it ends in half an hour without a GPU: a hundredth of the published training's frames.
-With one, ``--set steps=20000 batch_size=64`` is nearer to what the design can do.
+The run is short, 2,400 windows, so that it ends in half an hour without a GPU, and far from what the design
+can do; with one, set ``steps`` and ``batch_size`` higher.
 """
 
 from simspine_jax.lifting.motion_agformer import MotionAGFormerOptions
