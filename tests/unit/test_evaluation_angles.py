@@ -67,11 +67,19 @@ def test_missing_angles_are_left_out_and_told(
     found, truth = (angles.copy() for angles in rotations)
     found[:10] = np.nan
     truth[:, 6] = np.nan
-    errors = angle_errors(spine_model, found, truth, *points)
+    # A frame counts where rotations or curvature are compared.
+    keypoints = points[0].copy()
+    keypoints[:5] = np.nan
+    errors = angle_errors(spine_model, found, truth, keypoints, points[1])
     wanted = np.degrees(np.sqrt(((found - truth)[10:, :6] ** 2).mean(axis=0)))
     np.testing.assert_allclose(errors.rms_deg["free"][:6], wanted, atol=SINGLE)
     assert np.isnan(errors.rms_deg["free"][6]).all()
-    assert errors.frames == FRAMES - 10
+    assert errors.frames == FRAMES - 5
+    assert np.isfinite(errors.lordosis_deg)
+    alone = angle_errors(spine_model, None, truth, keypoints, points[1])
+    assert alone.frames == FRAMES - 5
+    assert np.isnan(alone.geodesic_deg["free"]).all()
+    assert not rotation_table("lifting", (("simple", "truth", alone),), "random numbers").rows
 
 
 def test_limits_are_counted(

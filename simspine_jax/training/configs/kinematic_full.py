@@ -10,7 +10,7 @@ RUN = Run(
     name="kinematic_full",
     model=KinematicOptions(),
     expected=Expected(
-        minutes=15,
+        minutes=12,
         scores={
             "detected/spine_pmpjpe_mm": 7.9,
             "detected/spine_mpjpe_mm": 21.1,

@@ -10,7 +10,7 @@ RUN = Run(
     name="simple_full",
     model=SimpleBaselineOptions(),
     expected=Expected(
-        minutes=8,
+        minutes=10,
         scores={
             "detected/spine_pmpjpe_mm": 9.5,
             "detected/spine_mpjpe_mm": 33.3,

@@ -10,7 +10,7 @@ RUN = Run(
     name="simple_spine",
     model=SimpleBaselineOptions(),
     expected=Expected(
-        minutes=8,
+        minutes=10,
         scores={
             "detected/spine_pmpjpe_mm": 10.0,
             "detected/spine_mpjpe_mm": 38.3,
