@@ -149,7 +149,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tmp_p
 
 def test_another_run_in_the_same_folder_is_refused(unbroken: Path) -> None:
     for setting in ("seed=4", "model.width=32", "data.source=truth"):
-        with pytest.raises(SimspineError, match="another --out"):
+        with pytest.raises(SimspineError, match="another folder"):
             train(with_settings(RUN, [setting]), small_clips(), unbroken)
 
 
