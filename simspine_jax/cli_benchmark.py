@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from simspine_jax.cli_parsing import add_output
 from simspine_jax.cli_training import RUNS, load_spine, with_bar
 from simspine_jax.errors import MissingDependencyError, SimspineError, listed
+from simspine_jax.tables import TABLE_FORMATS
 
 if TYPE_CHECKING:
     from simspine_jax.clip_trials import ClipSet
@@ -33,7 +34,6 @@ _LIFTING: set[int | str] = {5, 6, ANGLES}
 _SOURCES: tuple[Source2D, ...] = ("truth", "detected", "zero_shot")
 _METHODS: tuple[Method, ...] = ("weighted", "linear", "robust", "model")
 _DEFAULT_METHODS: tuple[Method, ...] = ("weighted", "robust", "model")
-_FORMATS = ("txt", "md", "csv", "tex", "html")
 
 _NEEDS = {
     "sources": ("--2d", _MULTIVIEW),
@@ -79,8 +79,8 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     ))  # fmt: skip
 
     output = parser.add_argument_group("output")
-    output.add_argument("--format", nargs="+", choices=_FORMATS, metavar="F", help=(
-        f"{', '.join(_FORMATS)}: the first is printed (txt), all are written (all)"))  # fmt: skip
+    output.add_argument("--format", nargs="+", choices=TABLE_FORMATS, metavar="F", help=(
+        f"{', '.join(TABLE_FORMATS)}: the first is printed (txt), all are written (all)"))  # fmt: skip
     add_output(output, metavar="DIR", help="also write each table there as soon as it is measured")
     output.add_argument("--no-paper", action="store_true", help="leave out the paper's own rows")
     output.add_argument("--quiet", action="store_true", help="print tables and failures only")
@@ -187,7 +187,7 @@ class _Work:
 
         if self.arguments.out is not None:
             for table in tables:
-                for kind in self.arguments.format or _FORMATS:
+                for kind in self.arguments.format or TABLE_FORMATS:
                     with atomic_write(self.arguments.out / f"{table.name}.{kind}") as file:
                         file.write(format_table(table, kind))
         self.written += [table.name for table in tables if table.name not in self.written]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from simspine_jax.cli_parsing import add_output
 from simspine_jax.errors import SimspineError
+from simspine_jax.tables import TABLE_FORMATS
 
 if TYPE_CHECKING:
     from simspine_jax.kinematics.model import SpineModel
@@ -21,8 +22,6 @@ Note = Callable[[str], None]
 
 RUNS = Path("runs")
 """Where trainings go that are not told where."""
-
-_FORMATS = ("txt", "md", "csv", "tex", "html")
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +42,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="test", metavar="S", help="of the dataset (test)")
     parser.add_argument("--input", choices=("detected", "truth"), help="2D keypoints (those of the training)")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="of datasets (TensorFlow Datasets' own)")
-    parser.add_argument("--format", choices=_FORMATS, default="txt", help="of what is printed (txt)")
+    parser.add_argument("--format", choices=TABLE_FORMATS, default="txt", help="of what is printed (txt)")
     add_output(parser, metavar="FILE", help="also write the table; its ending says how")
 
 
@@ -127,7 +126,7 @@ def evaluate(arguments: argparse.Namespace, note: Note) -> int:
     """Prints a trained lifter's errors."""
     from simspine_jax.datasets import open_clips
     from simspine_jax.io.files import atomic_write
-    from simspine_jax.tables import TABLE_FORMATS, format_table
+    from simspine_jax.tables import format_table
     from simspine_jax.training.evaluation import evaluate as errors_of
     from simspine_jax.training.evaluation import score_table
 

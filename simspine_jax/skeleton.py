@@ -119,8 +119,8 @@ def _trc(name: str) -> str:
 SIGMAS = _constant([k.sigma for k in KEYPOINTS])
 """float64 [37]: the per-keypoint constants of OKS."""
 
-SWAP = _constant([_ID[_mirrored(name)] for name in KEYPOINT_NAMES])
-"""int [37]: the id of the partner on the other side, or the keypoint's own in the middle."""
+SWAP = _constant(np.array([_ID[_mirrored(name)] for name in KEYPOINT_NAMES], np.int32))
+"""int32 [37], as JAX indexes: the id of the partner on the other side, or the keypoint's own in the middle."""
 
 PARENTS = _constant([_ID.get(k.parent, -1) for k in KEYPOINTS])
 """int [37]: the parent's id; -1 for the root, ``hip``."""
@@ -284,8 +284,8 @@ _TURNED_OVER = (
     "neck_bending", "neck_rotation",
 )  # fmt: skip
 
-AXIS_SWAP = _constant([AXIS_NAMES.index(_other_side(axis)) for axis in AXIS_NAMES])
-"""int [62]: the axis on the other side, or the axis' own in the middle."""
+AXIS_SWAP = _constant(np.array([AXIS_NAMES.index(_other_side(axis)) for axis in AXIS_NAMES], np.int32))
+"""int32 [62]: the axis on the other side, or the axis' own in the middle."""
 
 AXIS_SIGNS = _constant([-1.0 if axis.endswith(_TURNED_OVER) else 1.0 for axis in AXIS_NAMES])
 """float64 [62]: -1 for axes of the middle that change sign where left and right change places.

@@ -35,6 +35,9 @@ from simspine_jax.errors import ShapeError
 from simspine_jax.pictures import CROP_SIZE
 from simspine_jax.skeleton import SWAP
 
+SPLIT = 2
+"""Bins a pixel of SimCC, as published."""
+
 REACH = 3
 """Standard deviations from a keypoint within which its label counts as drawn, and heat maps are drawn."""
 
@@ -152,7 +155,7 @@ class SimCC:
     """
 
     size: tuple[int, int] = CROP_SIZE
-    split: float = 2.0
+    split: float = SPLIT
     sigma: tuple[float, float] = (4.9, 5.66)
 
     @property

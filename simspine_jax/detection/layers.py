@@ -73,11 +73,6 @@ def require_multiple(size: tuple[int, int], step: int) -> None:
         raise ShapeError(f"A detector for pictures of {size} px was asked for; valid are multiples of {step}")
 
 
-def layer_keys(key: Array | None, count: int) -> list[Array | None]:
-    """A key for each of so many layers; None where there is none to split."""
-    return [None] * count if key is None else list(jax.random.split(key, count))
-
-
 def drop_path(x: Float[Array, "B *rest"], rate: float, key: Array | None) -> Float[Array, "B *rest"]:
     """Sets a share of the samples to zero and enlarges the others; without a key it does nothing.
 

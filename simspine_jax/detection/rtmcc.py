@@ -14,6 +14,7 @@ from flax import nnx
 from jax import lax
 
 from simspine_jax.arrays import Array, Float
+from simspine_jax.detection.codecs import SPLIT
 from simspine_jax.detection.layers import Form, WideConv, silu
 
 HIDDEN = 256
@@ -27,9 +28,6 @@ SHARED = 128
 
 KERNEL = 7
 """Size of the convolution that makes the maps."""
-
-SPLIT = 2
-"""Classes per pixel."""
 
 EPSILON = 1e-5
 """The least root mean square that is divided by."""

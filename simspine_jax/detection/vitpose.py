@@ -19,11 +19,11 @@ from simspine_jax.detection.layers import (
     Doubling,
     Norm,
     drop_path,
-    layer_keys,
     operands,
     require_multiple,
     require_pictures,
 )
+from simspine_jax.layers import layer_keys
 from simspine_jax.pictures import CROP_SIZE
 from simspine_jax.skeleton import KEYPOINT_NAMES
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from simspine_jax.arrays import Float
 from simspine_jax.errors import ShapeError
-from simspine_jax.evaluation.errors import in_blocks
 from simspine_jax.kinematics.curvature import VERTEBRAL_LEVELS
 from simspine_jax.kinematics.model import SpineModel
 from simspine_jax.metrics.angles import (
@@ -22,6 +21,7 @@ from simspine_jax.metrics.angles import (
     lumbar_rhythm,
     rotation_errors,
 )
+from simspine_jax.metrics.frames import in_blocks
 from simspine_jax.reference_values import MOTIONS, level_label
 from simspine_jax.tables import Cell, Table
 

@@ -15,17 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from simspine_jax.clips import Clip
-from simspine_jax.datasets import ClipSequence, RecordSequence, Samples
+from simspine_jax.datasets import ClipSequence, RecordSequence
 from simspine_jax.errors import ShapeError
 from simspine_jax.evaluation.angles import AngleErrors, angle_errors
-from simspine_jax.evaluation.errors import FrameErrors, frame_errors
+from simspine_jax.evaluation.views import Reference
 from simspine_jax.kinematics.forward import expand_coordinates
 from simspine_jax.kinematics.model import SpineModel
 from simspine_jax.metrics.angles import vertebral_angles
+from simspine_jax.metrics.frames import FrameErrors
 from simspine_jax.skeleton import AXIS_NAMES, KEYPOINT_NAMES
 from simspine_jax.training.checkpoints import FOLDER, Checkpoints
 from simspine_jax.training.data import Rows
-from simspine_jax.training.evaluation import Predictions, predictions_of, wanted_of
+from simspine_jax.training.evaluation import Predictions, errors_of, predictions_of, wanted_of
 from simspine_jax.training.loop import RUN_FILE, check_same_run, load_trained
 from simspine_jax.training.run import Run, load_run, with_settings
 
@@ -73,7 +74,7 @@ def _place(name: str) -> tuple[int, int, str]:
     return second, first, name
 
 
-def package_runs(config: str, target: Literal["truth", "annotation"]) -> Iterator[tuple[str, Run]]:
+def package_runs(config: str, target: Reference) -> Iterator[tuple[str, Run]]:
     """The package's four runs with each kind of 2D, each by the name of its folder.
 
     Args:
@@ -106,7 +107,7 @@ def training_errors(
     clips: ClipSequence,
     spine: Callable[[], SpineModel],
     *,
-    target: Literal["truth", "annotation"],
+    target: Reference,
     source: Input2D | None = None,
     note: Note = print,
 ) -> LifterErrors:
@@ -130,22 +131,8 @@ def training_errors(
     samples, rows, found = predictions_of(run_here, model, clips)
     whole = rows.seen.keypoint_names == KEYPOINT_NAMES
     angles = _angle_errors(spine(), rows, found) if whole else None
-    return LifterErrors(folder.name, run, used, steps, _frame_errors(samples, rows, found), angles)
-
-
-def _frame_errors(samples: Samples, rows: Rows, found: Predictions) -> FrameErrors:
-    wanted, known = wanted_of(rows)
-    frames = samples.frames
-    action = np.asarray(frames.action, np.int64)
-    return frame_errors(
-        np.where(found.known[:, None, None], found.lifted.keypoints, np.float32(np.nan)),
-        wanted,
-        known,
-        action=np.array(samples.actions)[action],
-        trial=np.asarray(frames.subject, np.int64) * len(samples.actions) + action,
-        ids=tuple(KEYPOINT_NAMES.index(name) for name in rows.seen.keypoint_names),
-        root=rows.seen.root,
-    )
+    action = np.array(samples.actions)[np.asarray(samples.frames.action)]
+    return LifterErrors(folder.name, run, used, steps, errors_of(rows, found, action), angles)
 
 
 def _angle_errors(spine: SpineModel, rows: Rows, found: Predictions) -> AngleErrors:
@@ -167,7 +154,7 @@ def _angle_errors(spine: SpineModel, rows: Rows, found: Predictions) -> AngleErr
     )
 
 
-def target_of_clips(clips: ClipSequence) -> Literal["truth", "annotation"]:
+def target_of_clips(clips: ClipSequence) -> Reference:
     """What clips are compared with: the truth, where they have it, or else the annotation.
 
     Raises:

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from simspine_jax.clip_trials import ClipSet
 from simspine_jax.errors import SimspineError, UnknownNameError
 from simspine_jax.evaluation.angles import AngleErrors, angle_errors
-from simspine_jax.evaluation.errors import FrameErrors, frame_errors
 from simspine_jax.evaluation.views import (
     SOURCES_2D,
     LackingError,
@@ -36,6 +35,7 @@ from simspine_jax.geometry.frames import zup_to_yup
 from simspine_jax.geometry.triangulation import triangulate_weighted
 from simspine_jax.kinematics.model import SpineModel
 from simspine_jax.metrics.angles import vertebral_angles
+from simspine_jax.metrics.frames import FrameErrors, frame_errors
 from simspine_jax.metrics.pose3d import regions_among
 from simspine_jax.pipeline import padded_size
 from simspine_jax.pipeline.options import preset
@@ -121,12 +121,6 @@ class MultiViewErrors:
     angles: Mapping[Pair, AngleErrors]
     references: tuple[Reference, ...]
     left_out: tuple[LeftOut, ...]
-
-    @property
-    def is_circular(self) -> bool:
-        """Whether ``model`` is compared with annotations, which the same pipeline may have made."""
-        evaluated = {int(n) for pair, e in self.errors.items() if pair[1] == "model" for n in set(e.trial)}
-        return any(self.references[number] == "annotation" for number in evaluated)
 
     def compare(self, source: Source2D, method: Method, against: Method = BASELINE) -> dict[str, Comparison]:
         """Two methods by region on the points that both give, where neither gains by leaving points out.

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from simspine_jax.evaluation import paper
 from simspine_jax.evaluation.angles import Row, curvature_table, rotation_table
-from simspine_jax.evaluation.errors import FrameErrors
 from simspine_jax.evaluation.lifters import LifterErrors
 from simspine_jax.evaluation.multiview import Comparison, Pair
+from simspine_jax.evaluation.views import Reference
 from simspine_jax.lifting.kinematic import KinematicOptions
 from simspine_jax.lifting.motion_agformer import MotionAGFormerOptions
 from simspine_jax.lifting.simple_baseline import SimpleBaselineOptions
+from simspine_jax.metrics.frames import FrameErrors
 from simspine_jax.skeleton import REGIONS
 from simspine_jax.statistics import SYNTHETIC_NOTICE
 from simspine_jax.tables import Cell, Table
@@ -53,8 +53,6 @@ _COUNTS = ", ".join(f"{region} {len(ids)}" for region, ids in REGIONS.items())
 _COUNTS_NOTICE = f"Keypoints: {_COUNTS}."
 _GIVEN = "Given (%)"
 _STATISTICS = ("mean", "95 % from", "95 % to")
-
-Reference = Literal["truth", "annotation"]
 
 _KINDS = {
     SimpleBaselineOptions: "SimpleBaseline3D one frame's pixels, and positions in training",

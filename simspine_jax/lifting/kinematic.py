@@ -70,8 +70,8 @@ _ROTATION, _PLACE = 6, 3
 
 
 @dataclass(frozen=True)
-class KinematicOptions:
-    """Sizes of the network, what it sees, and weights of the loss.
+class KinematicOptions(Variation):
+    """Sizes of the network, what it sees, weights of the loss, and how far training's samples are changed.
 
     The defaults of ``spine`` and of the changes were chosen in three trials by errors on the synthetic set's
     test subjects; the others are guesses that were kept.
@@ -84,15 +84,7 @@ class KinematicOptions:
         spine: weight of the spine's keypoints after their best alignment, m per m.
         angles: weight of the angles, m per rad.
         place: weight of the distance of the root keypoint, m per m.
-        velocity: weight of frame to frame differences in windows, m per m.
         sizes: weight of squared logarithms of sizes, m.
-        mirrored: see `Variation`: what training sees besides its samples.
-        pose_deg: likewise.
-        lumbar_deg: likewise.
-        body_sizes: likewise, its ``sizes``.
-        turn_deg: likewise.
-        tilt_deg: likewise.
-        distance: likewise.
     """
 
     width: int = 1024
@@ -102,23 +94,7 @@ class KinematicOptions:
     spine: float = 2.0
     angles: float = 0.05
     place: float = 0.05
-    velocity: float = 1.0
     sizes: float = 0.02
-    mirrored: float = 0.5
-    pose_deg: float = 2.0
-    lumbar_deg: float = 0.25
-    body_sizes: float = 0.03
-    turn_deg: float = 10.0
-    tilt_deg: float = 0.0
-    distance: float = 0.0
-
-    @property
-    def variation(self) -> Variation:
-        """How far training's samples are changed."""
-        return Variation(
-            self.mirrored, self.pose_deg, self.lumbar_deg, self.body_sizes, self.turn_deg, self.tilt_deg,
-            self.distance,
-        )  # fmt: skip
 
 
 class KinematicLifter(nnx.Module):
@@ -202,9 +178,9 @@ class KinematicLifter(nnx.Module):
         return Lifted(points, pose)
 
     def loss(self, seen: Observation, target: Target, *, key: Array) -> tuple[Array, Losses]:
-        """The sum of the terms that `KinematicOptions` weighs, in metres; windows also have velocities."""
+        """The sum of the terms that `KinematicOptions` weighs, in metres."""
         options, root = self.options, seen.root
-        seen, target = varied(seen, target, options.variation, jax.random.fold_in(key, 1), self.body)
+        seen, target = varied(seen, target, options, jax.random.fold_in(key, 1), self.body)
         found = self(seen, key=key)
         pose = found.body
         assert pose is not None
@@ -221,10 +197,6 @@ class KinematicLifter(nnx.Module):
         )  # fmt: skip
         parts = {"mpjpe_mm": 1e3 * position, "spine_mm": 1e3 * spine, "angle_deg": angle * 180 / jnp.pi}
         parts["place_mm"] = 1e3 * place
-        if seen.mask.ndim > 2:
-            change = jnp.diff(found.keypoints, axis=-3) - jnp.diff(wanted, axis=-3)
-            velocity = masked_mean(length(change), mask[..., 1:, :] & mask[..., :-1, :])
-            total, parts["velocity_mm"] = total + options.velocity * velocity, 1e3 * velocity
         return total, parts
 
     def _features(self, seen: Observation, view: CentredView) -> Float[Array, "*batch F"]:

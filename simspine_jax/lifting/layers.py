@@ -37,11 +37,6 @@ def dropout(x: Float[Array, "*shape"], rate: float, key: Array | None) -> Float[
     return jnp.where(drawn >= threshold, x * (BITS / (BITS - threshold)), jnp.zeros_like(x))
 
 
-def layer_keys(key: Array | None, count: int) -> list[Array | None]:
-    """A key for each of so many layers; None where there is none to split."""
-    return [None] * count if key is None else list(jax.random.split(key, count))
-
-
 class Linear(nnx.Linear):
     """A linear layer with He's initialisation, computing in ``dtype`` with float32 weights."""
 

@@ -16,7 +16,8 @@ from flax import nnx
 
 from simspine_jax.arrays import Array, Float
 from simspine_jax.datasets.standardising import Statistics
-from simspine_jax.lifting.layers import Linear, Norm, Statistic, dropout, layer_keys
+from simspine_jax.layers import layer_keys
+from simspine_jax.lifting.layers import Linear, Norm, Statistic, dropout
 from simspine_jax.lifting.observations import (
     Lifted,
     Losses,

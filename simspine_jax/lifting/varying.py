@@ -48,7 +48,7 @@ class Variation:
         mirrored: share that is mirrored.
         pose_deg: standard deviation of what is added to each coordinate, within its bounds.
         lumbar_deg: likewise of the lumbar leaders, each of which moves six levels.
-        sizes: standard deviation of what is added to the logarithms of sizes.
+        body_sizes: standard deviation of what is added to the logarithms of sizes.
         turn_deg: largest turn about the vertical, either way.
         tilt_deg: standard deviation of a turn about any axis besides.
         distance: largest share of the distance that is added or taken off.
@@ -57,7 +57,7 @@ class Variation:
     mirrored: float = 0.5
     pose_deg: float = 2.0
     lumbar_deg: float = 0.25
-    sizes: float = 0.03
+    body_sizes: float = 0.03
     turn_deg: float = 10.0
     tilt_deg: float = 0.0
     distance: float = 0.0
@@ -174,7 +174,7 @@ def _changes(body: SpineBody, target: Target, variation: Variation, key: Array) 
     lumbar = np.array([body.model.free_names[i].startswith(LUMBAR_LEVELS) for i in body.internal])
     spread = np.radians(np.where(lumbar, variation.lumbar_deg, variation.pose_deg))
     change = jax.random.normal(keys[0], (*shape, len(lumbar))) * jnp.asarray(spread)
-    sizes = variation.sizes * jax.random.normal(keys[1], (*shape, len(body.log_most)))
+    sizes = variation.body_sizes * jax.random.normal(keys[1], (*shape, len(body.log_most)))
     sizes = jnp.clip(sizes, -body.log_most, body.log_most)
     return change, jnp.broadcast_to(sizes, (*frames, sizes.shape[-1]))
 

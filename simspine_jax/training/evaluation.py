@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,10 +23,10 @@ from simspine_jax.datasets import ClipSequence, Samples
 from simspine_jax.lifting.kinematic import KinematicLifter
 from simspine_jax.lifting.observations import Lifted, LiftedBody, Observation, root_relative
 from simspine_jax.metrics.angles import keypoint_curvature_errors, limit_violations, wrapped
-from simspine_jax.metrics.intervals import bootstrap
+from simspine_jax.metrics.frames import FrameErrors, frame_errors
 from simspine_jax.metrics.masked import Masked
-from simspine_jax.metrics.pose3d import RIGID_BONES, bone_length_change, by_region, mpjpe, p_mpjpe
-from simspine_jax.skeleton import AXIS_NAMES, KEYPOINT_NAMES, LUMBAR_LEVELS
+from simspine_jax.metrics.pose3d import RIGID_BONES, bone_length_change
+from simspine_jax.skeleton import AXIS_NAMES, KEYPOINT_NAMES, LUMBAR_LEVELS, REGIONS
 from simspine_jax.tables import Table
 from simspine_jax.training.data import Rows, evaluation_samples, prepare
 from simspine_jax.training.models import LifterModule
@@ -202,29 +203,46 @@ def wanted_of(rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
 
 def score(model: LifterModule, found: Predictions, rows: Rows) -> Scores:
     """Errors of predictions against the rows' targets."""
-    seen, root = rows.seen, rows.seen.root
+    seen = rows.seen
+    errors = errors_of(rows, found)
     wanted, known = wanted_of(rows)
     mask = known & found.known[:, None]
-    predicted = jnp.asarray(found.lifted.keypoints)
-    ids = tuple(KEYPOINT_NAMES.index(name) for name in seen.keypoint_names)
-    args = (predicted, jnp.asarray(wanted), jnp.asarray(mask))
-    absolute = by_region(partial(mpjpe, root=root), *args, ids=ids)
-    aligned = by_region(p_mpjpe, *args, ids=ids)
-    intervals = {name: bootstrap(of, found.trial) for name, of in aligned.items()}
+    args = (jnp.asarray(found.lifted.keypoints), jnp.asarray(wanted), jnp.asarray(mask))
     return Scores(
-        {name: _mm(of) for name, of in absolute.items()},
-        {name: _mm(of) for name, of in aligned.items()},
-        {name: (1e3 * float(of.low), 1e3 * float(of.high)) for name, of in intervals.items()},
+        {region: errors.mean_mm(False, region) for region in errors.regions},
+        {region: errors.mean_mm(True, region) for region in errors.regions},
+        {region: errors.interval_mm(True, region) for region in errors.regions},
         _flexion_deg(model, found, rows),
         _lordosis_deg(args, seen),
         _violations(model, found),
-        _bone_change_mm(found, ids),
+        _bone_change_mm(found, errors.ids),
         int(mask.any(axis=-1).sum()),
     )
 
 
-def _mm(errors: Masked) -> float:
-    return 1e3 * float(errors.mean().values)
+def errors_of(
+    rows: Rows, found: Predictions, action: Sequence[str] | NDArray[np.str_] | None = None
+) -> FrameErrors:
+    """Errors of predictions, root-relative; frames that weren't lifted have none.
+
+    Args:
+        rows: with the targets.
+        found: of the same rows.
+        action: of each frame.
+
+    Raises:
+        ShapeError: there are no frames.
+    """
+    wanted, known = wanted_of(rows)
+    return frame_errors(
+        np.where(found.known[:, None, None], found.lifted.keypoints, np.float32(np.nan)),
+        wanted,
+        known,
+        trial=found.trial,
+        action=action,
+        ids=tuple(KEYPOINT_NAMES.index(name) for name in rows.seen.keypoint_names),
+        root=rows.seen.root,
+    )
 
 
 def _flexion_deg(model: LifterModule, found: Predictions, rows: Rows) -> float:
@@ -300,8 +318,7 @@ def score_table(run: Run, scores: Scores, *, split: str, source: str, steps: int
     notes = [f"{what}: {value:.3g} {unit}." for what, value, unit in extra if math.isfinite(value)]
     notes.append(f"MPJPE is from the root keypoint; P-MPJPE aligns each region for itself, against {target}.")
     notes.append(f"Config {run.name}, {steps} steps, seed {run.seed}; commit {commit()}.")
-    counts = {"cervical": 5, "thoracic": 6, "lumbar": 4, "spine": 15, "body": 22, "all": 37}
-    columns = ("", *(f"{r.capitalize()}({counts[r]})" for r in regions))
+    columns = ("", *(f"{r.capitalize()}({len(REGIONS[r])})" for r in regions))
     return Table(
         f"{run.name}_{split}_{run.data.source}",
         f"Monocular lifting by {run.name}, {run.data.source} 2D keypoints",

@@ -273,3 +273,12 @@ def test_a_word_that_is_no_choice_is_refused(words: list[str], capsys: pytest.Ca
         main(["benchmark", *words])
     assert end.value.code == 2
     assert f"argument {words[0]}: invalid choice" in capsys.readouterr().err
+
+
+def test_the_choices_that_help_tells_are_those_of_the_evaluation() -> None:
+    from simspine_jax import cli_benchmark
+    from simspine_jax.evaluation import views
+
+    assert views.SOURCES_2D == cli_benchmark._SOURCES
+    assert multiview.METHODS == cli_benchmark._METHODS
+    assert multiview.DEFAULT_METHODS == cli_benchmark._DEFAULT_METHODS

@@ -8,8 +8,8 @@ from scipy.spatial.transform import Rotation
 
 from simspine_jax.errors import ShapeError
 from simspine_jax.evaluation.angles import angle_errors, curvature_table, rotation_table
-from simspine_jax.evaluation.errors import BLOCK, action_name, frame_errors, in_blocks
 from simspine_jax.kinematics.model import SpineModel
+from simspine_jax.metrics.frames import BLOCK, action_name, frame_errors, in_blocks
 from simspine_jax.skeleton import REGIONS
 
 SINGLE = 1e-4  # degrees, of angles in float32

@@ -293,7 +293,6 @@ def test_frames_that_the_pipeline_rejects_have_no_position(modelled) -> None:
     assert lost[-16:].all()
     assert lost[:-16].sum() <= 2  # a marker may be astray in a frame at an end
     assert errors.coverage("Sitting") == 1
-    assert not modelled.is_circular
 
 
 def test_the_model_beats_the_baseline_on_noisy_detections(modelled) -> None:
@@ -315,7 +314,6 @@ def test_a_subject_that_can_not_be_scaled_is_told_and_covers_nothing(captured, s
     assert str(told).startswith("S9_Walking, 2D detected, method model: No pair of markers")
     assert found.errors["detected", "model"].coverage() == 0
     assert 0.02 < found.errors["detected", "weighted"].coverage() < 0.03
-    assert found.is_circular
 
 
 # --- another detector ---
@@ -444,7 +442,6 @@ def test_what_all_trials_lack_is_told_once_and_nothing_is_evaluated(captured) ->
     (told,) = found.left_out
     assert str(told).startswith("all trials, 2D zero_shot: it has no truth that a synthetic detector")
     assert found.references == ("annotation", "annotation")
-    assert not found.is_circular
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ import pytest
 
 from simspine_jax.capture.noise import PAPER_TRIANGULATION_M, PAPER_ZERO_SHOT_M
 from simspine_jax.evaluation import paper
-from simspine_jax.evaluation.errors import FrameErrors
 from simspine_jax.evaluation.lifters import CONFIGS, LifterErrors, package_runs, trainings
 from simspine_jax.evaluation.multiview import Comparison, Pair
 from simspine_jax.evaluation.tables import (
@@ -27,6 +26,7 @@ from simspine_jax.evaluation.tables import (
     lifting_by_region,
     multiview_tables,
 )
+from simspine_jax.metrics.frames import FrameErrors
 from simspine_jax.metrics.masked import Masked
 from simspine_jax.skeleton import REDUCED_IDS, REGIONS
 from simspine_jax.statistics import SYNTHETIC_NOTICE

@@ -50,6 +50,7 @@ RANKS = {
     "io.samples": 5,
     "quality": 5,
     "metrics": 5,
+    "layers": 1,
     "detection": 6,
     "lifting": 7,
     "capture": 6,

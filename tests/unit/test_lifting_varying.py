@@ -179,7 +179,7 @@ def test_another_pose_moves_keypoints_as_kinematics_says(
     target = Target(
         jnp.asarray(points, jnp.float32), jnp.ones((*shape, N_KEYPOINTS), bool), jnp.asarray(angles), known
     )
-    found = other_pose(body, target, Variation(pose_deg=6.0, sizes=0.0), jax.random.key(0))
+    found = other_pose(body, target, Variation(pose_deg=6.0, body_sizes=0.0), jax.random.key(0))
     q[..., body.internal] = np.asarray(found.kinematics)[..., axes]
     wanted = np.asarray(body.keypoints(jnp.asarray(q), no_sizes, still)) @ turn.T + [0.0, 0.0, 4.0]
     np.testing.assert_allclose(found.keypoints, wanted, atol=SINGLE_M)
@@ -201,7 +201,9 @@ def test_another_body_is_larger_or_smaller_and_an_unknown_pose_stays(body: Spine
     mask = np.asarray(target.kinematics_mask).copy()
     mask[0, AXIS_NAMES.index("neck_flexion")] = False
     target = Target(target.keypoints, target.mask, target.kinematics, jnp.asarray(mask))
-    found = other_pose(body, target, Variation(pose_deg=0.0, lumbar_deg=0.0, sizes=0.05), jax.random.key(1))
+    found = other_pose(
+        body, target, Variation(pose_deg=0.0, lumbar_deg=0.0, body_sizes=0.05), jax.random.key(1)
+    )
     np.testing.assert_array_equal(found.keypoints[0], target.keypoints[0])
     np.testing.assert_array_equal(found.kinematics_mask[0], mask[0])
     moved = np.abs(np.asarray(found.keypoints - target.keypoints)[1:]).max(axis=(1, 2))

@@ -80,8 +80,8 @@ def frame_errors(
     truth: Float[NDArray, "N K 3"],
     known: Bool[NDArray, "N K"],
     *,
-    action: Sequence[str] | NDArray[np.str_],
     trial: NDArray[np.int64],
+    action: Sequence[str] | NDArray[np.str_] | None = None,
     ids: tuple[int, ...] = tuple(range(N_KEYPOINTS)),
     root: int | None = None,
 ) -> FrameErrors:
@@ -91,8 +91,9 @@ def frame_errors(
         predicted: NaN where there is none.
         truth: any number where it is not known.
         known: where the truth is to be compared with.
-        action: of each frame; a repetition's number is taken off, see `action_name`.
         trial: number of each frame's trial.
+        action: of each frame, without a name if not given; a repetition's number is taken off, see
+            `action_name`.
         ids: of the K keypoints.
         root: position along K of the keypoint at which both are put for MPJPE; None compares places in space.
 
@@ -102,6 +103,7 @@ def frame_errors(
     if not len(predicted):
         raise ShapeError("There are no frames to compare; valid is at least one")
     absolute, aligned = in_blocks(partial(_errors, ids=ids, root=root), predicted, truth, known)
+    action = [""] * len(predicted) if action is None else action
     names = {name: action_name(name) for name in set(map(str, action))}
     return FrameErrors(
         absolute, aligned,
