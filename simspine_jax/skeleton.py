@@ -120,7 +120,7 @@ SIGMAS = _constant([k.sigma for k in KEYPOINTS])
 """float64 [37]: the per-keypoint constants of OKS."""
 
 SWAP = _constant(np.array([_ID[_mirrored(name)] for name in KEYPOINT_NAMES], np.int32))
-"""int32 [37], as JAX indexes: the id of the partner on the other side, or the keypoint's own in the middle."""
+"""int32 [37], as JAX indexes: the id of the partner on the other side, or one's own in the middle."""
 
 PARENTS = _constant([_ID.get(k.parent, -1) for k in KEYPOINTS])
 """int [37]: the parent's id; -1 for the root, ``hip``."""
