@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from simspine_jax.clips import cameras_in_ground
-from simspine_jax.errors import FileFormatError, SimspineError, UnknownNameError
+from simspine_jax.errors import FileFormatError, SimspineError, UnknownNameError, listed
 from simspine_jax.geometry.cameras import Cameras, normalised_from_pixels, undistort
 from simspine_jax.io import MarkerTrajectory, write_trc
 from simspine_jax.io.calibration import read_cameras
@@ -32,7 +32,7 @@ from simspine_jax.lifting.body import SIZE_GROUPS
 from simspine_jax.lifting.kinematic import KinematicLifter
 from simspine_jax.lifting.observations import Lifted, LiftedBody, Observation
 from simspine_jax.motions import Motion, write_motion
-from simspine_jax.skeleton import TRC_NAMES, trc_name
+from simspine_jax.skeleton import KEYPOINT_NAMES, TRC_NAMES, trc_name
 from simspine_jax.training.data import KEYPOINTS
 from simspine_jax.training.evaluation import lift as lift_batch
 from simspine_jax.training.models import LifterModule
@@ -159,12 +159,19 @@ def _observation(run: Run, view: Keypoints2D, names: tuple[str, ...], camera: Ca
     count = len(view.positions)
     pixels = np.full((count, len(names), 2), np.nan, np.float32)
     confidence = np.zeros((count, len(names)), np.float32)
+    # Files have TRC names, or those of the vocabulary.
+    given = [trc_name(name) if name in KEYPOINT_NAMES else name for name in view.keypoint_names]
     for k, name in enumerate(names):
-        if name in view.keypoint_names:
-            there = view.keypoint_names.index(name)
+        if name in given:
+            there = given.index(name)
             pixels[:, k] = view.positions[:, 0, there]
             confidence[:, k] = np.clip(np.nan_to_num(view.confidence[:, 0, there]), 0, 1)
     mask = np.asarray(np.isfinite(pixels).all(axis=-1))
+    if not mask.any():
+        raise SimspineError(
+            f"No frame has a keypoint of the lifter's among {listed(view.keypoint_names, 4)}; valid are some "
+            f"of {listed(names, 4)}"
+        )
     rays, up = np.zeros_like(pixels), np.array([0.0, -1.0, 0.0], np.float32)
     if camera is not None:
         points = jnp.asarray(pixels)[..., None, :]

@@ -27,7 +27,7 @@ from simspine_jax.lifting.kinematic import KinematicLifter, KinematicOptions
 from simspine_jax.lifting.simple_baseline import SimpleBaseline, SimpleBaselineOptions
 from simspine_jax.motions import read_motion
 from simspine_jax.pipeline.lift import lift_view, read_camera, read_view, write_lifted
-from simspine_jax.skeleton import TRC_NAMES
+from simspine_jax.skeleton import KEYPOINT_NAMES, TRC_NAMES
 from simspine_jax.training.run import Expected, Run
 
 pytestmark = pytest.mark.usefixtures("float32")
@@ -149,6 +149,27 @@ def test_lifting_in_the_cameras_frame_is_turned_into_the_ground(spine: SpineMode
     other = lift_view(KINEMATIC, model, view, moved)
     there = np.asarray(yup_to_zup(jnp.asarray(trial.positions))) @ turn.T + shift
     np.testing.assert_allclose(other.positions, np.asarray(zup_to_yup(jnp.asarray(there))), atol=CHAIN_M)
+
+
+def test_keypoints_may_have_the_names_of_the_vocabulary() -> None:
+    view = one_view()
+    other = dataclasses.replace(view, keypoint_names=KEYPOINT_NAMES)
+    found, wanted = (lift_view(SIMPLE, simple(), v, None).positions for v in (other, view))
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("unknown", [True, False])
+def test_a_view_without_any_keypoint_of_the_lifter_is_refused(unknown: bool) -> None:
+    view = one_view()
+    nothing = np.full_like(view.positions, np.nan)
+    view = dataclasses.replace(
+        view,
+        keypoint_names=tuple(f"point {i}" for i in range(37)) if unknown else TRC_NAMES,
+        positions=view.positions if unknown else nothing,
+        confidence=view.confidence if unknown else nothing[..., 0],
+    )
+    with pytest.raises(SimspineError, match=r"No frame has a keypoint of the lifter's among .* and 33 more"):
+        lift_view(SIMPLE, simple(), view, None)
 
 
 def test_what_is_missing_is_told(spine: SpineModel, tmp_path: Path) -> None:
