@@ -1,0 +1,1 @@
+"""One subject fitted from pixels to vertebrae: `subject.fit_subject`, and how sure it is: `uncertainty`."""

@@ -1,0 +1,256 @@
+"""Levenberg and Marquardt's method for all frames and the shared vector at once.
+
+Each step solves the bordered system of `solvers.bordered`: frames are tied to their neighbours by a penalty
+on accelerations, and all of them to the shared vector. Coordinates at a bound that are pulled beyond it are
+held there. The damping is a share of the matrix' diagonal (Marquardt), raised where a step fails.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from simspine_jax.arrays import Array, Bool, Float
+from simspine_jax.fitting.terms import Equations, Fixed, FrameData, Setting, cost_of, equations
+from simspine_jax.kinematics.clip import Smoothing, coupling, stencils
+from simspine_jax.solvers.banded import factorise
+from simspine_jax.solvers.bordered import Bordered, border, solve_bordered
+
+CHUNK = 64
+"""Frames whose matrices are made at once."""
+
+FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-3, 1e-9, 1e8
+HARDER, SOFTER = 8.0, 0.2
+ROUNDING = 100.0
+GOOD = 0.25
+"""A step that gains less than this share of what it promised doesn't lessen the damping."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Whole:
+    """All data of a fit.
+
+    Attributes:
+        data: of the frames, ``[C T …]``.
+        fixed: model and rig.
+        prior_precision: ``[P P]`` of the shared vector about 0.
+        free: ``[P]`` what of it is fitted, as 1 and 0.
+        acceleration_precision: ``[Q]`` of coordinates' accelerations, (s^2/rad)^2.
+        valid: frames that belong to a clip.
+        rate_hz: frames a second.
+    """
+
+    data: FrameData
+    fixed: Fixed
+    prior_precision: Float[Array, "P P"]
+    free: Float[Array, " P"]
+    acceleration_precision: Float[Array, " Q"]
+    valid: Bool[Array, "C T"]
+    rate_hz: Float[Array, ""]
+
+
+class _State(NamedTuple):
+    q: Array
+    theta: Array
+    f: Array
+    e: Equations  # of q and theta, frames [C T …]
+    stale: Array  # whether e and f are still to be made
+    damping: Array
+    steps: Array
+    converged: Array
+
+
+class Fitted(NamedTuple):
+    """What a descent ends with."""
+
+    q: Float[Array, "C T Q"]
+    theta: Float[Array, " P"]
+    objective: Float[Array, ""]
+    steps: Array
+    converged: Bool[Array, ""]
+
+
+@partial(jax.jit, static_argnums=0)
+def descend(
+    setting: Setting,
+    whole: Whole,
+    q: Float[Array, "C T Q"],
+    theta: Float[Array, " P"],
+    max_steps: Array | int,
+    tolerance: Array | float,
+) -> Fitted:
+    """The least objective near a start.
+
+    Args:
+        setting: static.
+        whole: data and priors.
+        q: poses to start from.
+        theta: shared vector to start from.
+        max_steps: at most, failed ones included.
+        tolerance: share of the objective that a step must promise; a step that promises less ends it.
+    """
+    low, high = (x.astype(q.dtype) for x in (whole.fixed.model.lower, whole.fixed.model.upper))
+    q = jnp.clip(q, low, high)
+
+    def fresh(s: _State) -> tuple[Equations, Array]:
+        e = all_equations(setting, whole, s.q, s.theta)
+        return e, jnp.sum(e.cost) + _penalties(whole, s.q, s.theta)
+
+    def body(s: _State) -> _State:
+        e, before = lax.cond(s.stale, fresh, lambda s: (s.e, s.f), s)
+        held = ((s.q <= low) & (e.gradient > 0)) | ((s.q >= high) & (e.gradient < 0))
+        held = held | ~whole.valid[..., None]
+        factor, sides = factorised(whole, e, held, s.damping)
+        step, move = _solved(factor, sides, e, held, whole.free)
+        q = jnp.where(held, s.q, jnp.clip(s.q - step, low, high))
+        theta = s.theta - move
+        after = objective(setting, whole, q, theta)
+        promise = _promise(whole, e, q - s.q, -move)
+        better = jnp.isfinite(after) & (after < before)
+        good = before - after > GOOD * promise
+        small = jnp.abs(promise) <= tolerance * jnp.maximum(before, 1.0)
+        # Rounding of the sum hides gains that are smaller than it.
+        noise = ~better & (jnp.abs(promise) <= ROUNDING * jnp.finfo(q.dtype).eps * before)
+        softer = jnp.where(good, s.damping * SOFTER, s.damping)
+        damping = jnp.clip(jnp.where(better, softer, s.damping * HARDER), LEAST_DAMPING, MOST_DAMPING)
+        q, theta = jnp.where(better, q, s.q), jnp.where(better, theta, s.theta)
+        return _State(
+            q, theta, jnp.where(better, after, before), e, better, damping, s.steps + 1, small | noise
+        )
+
+    def unfinished(s: _State) -> Array:
+        going = ~s.converged & (s.steps < max_steps) & (s.damping < MOST_DAMPING)
+        return going & (s.stale | jnp.isfinite(s.f))
+
+    blank = jax.eval_shape(lambda q, theta: all_equations(setting, whole, q, theta), q, theta)
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), blank)
+    first = _State(
+        q, theta, jnp.asarray(jnp.inf, q.dtype), nothing, jnp.asarray(True),
+        jnp.asarray(FIRST_DAMPING, q.dtype), jnp.int32(0), jnp.asarray(False),
+    )  # fmt: skip
+    end = lax.while_loop(unfinished, body, first)
+    return Fitted(end.q, end.theta, end.f, end.steps, end.converged)
+
+
+def objective(setting: Setting, whole: Whole, q: Float[Array, "C T Q"], theta: Float[Array, " P"]) -> Array:
+    """The whole objective."""
+    costs = _by_chunks(lambda data, pose: cost_of(setting, whole.fixed, theta, data, pose), whole.data, q)
+    return jnp.sum(costs) + _penalties(whole, q, theta)
+
+
+def _penalties(whole: Whole, q: Float[Array, "C T Q"], theta: Float[Array, " P"]) -> Array:
+    """What the motion and the shared vector cost by themselves."""
+    return _bending(whole, q) + 0.5 * theta @ (whole.prior_precision @ theta)
+
+
+def _bending(whole: Whole, q: Float[Array, "C T Q"]) -> Array:
+    _, there = stencils(whole.valid)
+    bend = (q[:, 2:] - 2 * q[:, 1:-1] + q[:, :-2]) * whole.rate_hz**2
+    squares = jnp.where(there[:, 2:, None], bend**2, 0.0)
+    return 0.5 * jnp.sum(squares * whole.acceleration_precision)
+
+
+def all_equations(
+    setting: Setting, whole: Whole, q: Float[Array, "C T Q"], theta: Float[Array, " P"]
+) -> Equations:
+    """Gradient and matrix at a point, with the penalties in the gradient and the priors in theta's parts."""
+    clips, frames, n = q.shape
+
+    def one(data: FrameData, pose: Array) -> Equations:
+        return equations(setting, whole.fixed, theta, data, pose)
+
+    e = _summed_chunks(one, whole.data, q)
+    pull = jax.grad(lambda x: _bending(whole, x))(q)
+    return Equations(
+        e.cost.reshape(clips, frames),
+        e.gradient.reshape(clips, frames, n) + pull,
+        e.matrix.reshape(clips, frames, n, n),
+        e.border.reshape(clips, frames, n, -1),
+        e.shared_gradient + whole.prior_precision @ theta,
+        e.shared_matrix + whole.prior_precision,
+    )
+
+
+def factorised(
+    whole: Whole, e: Equations, held: Bool[Array, "C T Q"], damping: Array | float
+) -> tuple[Bordered, Float[Array, "T C Q P"]]:
+    """The system's factor over what isn't held, and its sides."""
+    dtype, n = e.gradient.dtype, e.gradient.shape[-1]
+    unit = Smoothing(0.0, 1.0, whole.rate_hz)
+    diagonal, first, second = coupling(unit, whole.valid, dtype)
+    stiff = whole.acceleration_precision.astype(dtype)
+    free = (~held).astype(dtype)
+    own = jnp.diagonal(e.matrix, axis1=-2, axis2=-1)
+    bent = diagonal[..., None] * stiff
+    # A unit pivot for what is held, and for what nothing at all determines.
+    alone = held | (own + bent <= 0)
+    added = bent * free + damping * own * free + jnp.where(alone, 1.0, 0.0)
+    a = e.matrix * free[..., :, None] * free[..., None, :] + added[..., None] * jnp.eye(n, dtype=dtype)
+    d1 = first[..., None] * stiff * free * _earlier(free, 1)
+    d2 = second[..., None] * stiff * free * _earlier(free, 2)
+    banded = factorise(*(jnp.moveaxis(x, 1, 0) for x in (a, d1, d2)))
+    sides = jnp.moveaxis(e.border * free[..., None] * whole.free, 1, 0)
+    corner = e.shared_matrix * whole.free[:, None] * whole.free
+    corner = corner + jnp.diag(damping * jnp.diagonal(corner) + 1 - whole.free)
+    return border(banded, sides, corner), sides
+
+
+def _earlier(x: Float[Array, "C T Q"], by: int) -> Float[Array, "C T Q"]:
+    return jnp.pad(x, ((0, 0), (by, 0), (0, 0)))[:, : x.shape[1]]
+
+
+def _solved(
+    factor: Bordered, sides: Array, e: Equations, held: Array, free: Array
+) -> tuple[Float[Array, "C T Q"], Float[Array, " P"]]:
+    right = jnp.moveaxis(jnp.where(held, 0.0, e.gradient), 1, 0)
+    step, move = solve_bordered(factor, sides, right, e.shared_gradient * free)
+    return jnp.moveaxis(step, 1, 0), move
+
+
+def _promise(whole: Whole, e: Equations, step: Float[Array, "C T Q"], move: Float[Array, " P"]) -> Array:
+    """What a step gains by the model of the objective."""
+    inner = jnp.einsum("ctij,ctj->cti", e.matrix, step, precision="highest")
+    inner = inner + 2 * jnp.einsum("ctip,p->cti", e.border, move, precision="highest")
+    second = jnp.sum(step * inner) + 2 * _bending(whole, step) + move @ (e.shared_matrix @ move)
+    return -(jnp.sum(step * e.gradient) + move @ e.shared_gradient + 0.5 * second)
+
+
+def _by_chunks(function, data: FrameData, q: Float[Array, "C T Q"]):
+    rows, poses = _chunked(data, q)
+    return lax.map(lambda part: function(*part), (rows, poses))
+
+
+def _summed_chunks(function, data: FrameData, q: Float[Array, "C T Q"]) -> Equations:
+    """Equations of all frames; the shared parts are added up chunk by chunk."""
+    rows, poses = _chunked(data, q)
+    count = q.shape[0] * q.shape[1]
+
+    def step(sums, part):
+        e = function(*part)
+        sums = (sums[0] + e.shared_gradient, sums[1] + e.shared_matrix)
+        return sums, (e.cost, e.gradient, e.matrix, e.border)
+
+    first = jax.eval_shape(function, *jax.tree.map(lambda x: x[0], (rows, poses)))
+    zeros = tuple(jnp.zeros(x.shape, x.dtype) for x in (first.shared_gradient, first.shared_matrix))
+    sums, parts = lax.scan(step, zeros, (rows, poses))
+    flat = (x.reshape(-1, *x.shape[2:])[:count] for x in parts)
+    return Equations(*flat, *sums)
+
+
+def _chunked(data: FrameData, q: Float[Array, "C T Q"]):
+    """Frames in chunks; the last is filled up with frames that don't count."""
+    count = q.shape[0] * q.shape[1]
+    width = min(CHUNK, count)
+    spare = -count % width
+
+    def cut(x: Array) -> Array:
+        flat = x.reshape(count, *x.shape[2:])
+        return jnp.pad(flat, [(0, spare), *[(0, 0)] * (flat.ndim - 1)]).reshape(-1, width, *flat.shape[1:])
+
+    return jax.tree.map(cut, data), cut(q)

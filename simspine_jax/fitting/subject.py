@@ -1,0 +1,540 @@
+"""One subject from pixels to vertebrae: sizes, marker offsets, cameras and all poses in one problem.
+
+Instead of triangulating, scaling and then solving poses, all unknowns are found together from the pictures,
+so that each is found with what all frames and cameras say of it. How wrong the detector is, keypoint by
+keypoint and view by view, and for how long errors last, is found from what remains.
+
+Source of the method: bundle adjustment (B. Triggs et al., 2000) with a body model instead of points, on the
+Schur complement; frames, which are the block-diagonal part there, are tied in time here.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from simspine_jax.arrays import Array, Float
+from simspine_jax.errors import ShapeError
+from simspine_jax.fitting.parameters import (
+    PER_CAMERA,
+    FitPriors,
+    Layout,
+    Prior,
+    Rig,
+    Segment,
+    cameras_of,
+    make_layout,
+    make_prior,
+    moved_rig,
+    rig_of,
+)
+from simspine_jax.fitting.solving import Fitted, Whole, descend
+from simspine_jax.fitting.terms import Fixed, FrameData, Setting, Term, expected_keypoints, look, markers_of
+from simspine_jax.geometry.cameras import Cameras
+from simspine_jax.kinematics.model import SpineModel
+
+FIRST_NOISE = 0.03
+"""Deviation of keypoints in the first round, as a share of the person's size in the picture."""
+
+LEAST_NOISE_PX = 0.05
+"""So that exact pictures don't end in a division by 0."""
+
+RAYLEIGH_MEDIAN = 1.1774
+"""Median length of a vector whose two parts are standard normal."""
+
+LONGEST = 60.0
+"""Frames over which errors may be alike, at most, as an estimate."""
+
+LEAST_KEYPOINTS = 4
+"""Of the model's markers that some camera must see in a frame for it to count."""
+
+
+class FitStatus(enum.IntEnum):
+    """How a fit ended."""
+
+    CONVERGED = 0
+    MAX_STEPS = 1
+    TOO_LITTLE_DATA = 2
+    """No frame shows enough keypoints, so nothing was fitted."""
+    FAILED = 3
+    """No step made the objective less, far from where its gradient vanishes."""
+
+
+_PRIORS = FitPriors()
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """Settings of a fit.
+
+    Attributes:
+        priors: of sizes, offsets, cameras and clocks.
+        acceleration_std: of each free coordinate, rad/s^2 or m/s^2, from one frame to the next.
+        pose_std: of inner coordinates from the model's default pose, rad or m; the root is free.
+        marker_std_m: of 3D markers, where there are any.
+        noise_px: of keypoints; None to find it from what remains, by view and keypoint.
+        correlated: whether to find from what remains for how many frames errors are alike.
+        symmetric: whether offsets of left and right markers mirror each other.
+        fixed_markers: without offset.
+        max_steps: of the last round.
+        tolerance: share of the objective that a last step may still promise.
+        rounds: how often noise is found anew.
+    """
+
+    priors: FitPriors = _PRIORS
+    acceleration_std: float = 10.0
+    pose_std: float = 0.5
+    marker_std_m: float = 0.01
+    noise_px: float | None = None
+    correlated: bool = True
+    symmetric: bool = True
+    fixed_markers: tuple[str, ...] = ()
+    max_steps: int = 60
+    tolerance: float = 1e-6
+    rounds: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("acceleration_std", "pose_std", "marker_std_m", "tolerance"):
+            if not (np.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ShapeError(f"{name} is {getattr(self, name)}; valid is a finite number above 0")
+        for name in ("max_steps", "rounds"):
+            if getattr(self, name) < 1:
+                raise ShapeError(f"{name} is {getattr(self, name)}; valid is from 1")
+        if self.noise_px is not None and not self.noise_px > 0:
+            raise ShapeError(f"noise_px is {self.noise_px}; valid is a number above 0, or None to find it")
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """What was seen of a subject in one stretch of time.
+
+    Attributes:
+        keypoints: ``[T V K 2]`` px, of the model's markers in its order; NaN where missing.
+        confidence: ``[T V K]`` 0 to 1.
+        markers: ``[T K 3]`` m, ground; NaN where missing; None for none at all.
+    """
+
+    keypoints: NDArray[np.floating]
+    confidence: NDArray[np.floating]
+    markers: NDArray[np.floating] | None = None
+
+    def __post_init__(self) -> None:
+        if self.keypoints.ndim != 4 or self.keypoints.shape[-1] != 2 or not len(self.keypoints):
+            raise ShapeError(f"keypoints has shape {self.keypoints.shape}; valid is [T V K 2] with T from 1")
+        if self.confidence.shape != self.keypoints.shape[:3]:
+            raise ShapeError(
+                f"confidence has shape {self.confidence.shape}; valid is {self.keypoints.shape[:3]}"
+            )
+        wanted = (len(self.keypoints), self.keypoints.shape[2], 3)
+        if self.markers is not None and self.markers.shape != wanted:
+            raise ShapeError(f"markers has shape {self.markers.shape}; valid is {wanted}")
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where a fit starts.
+
+    Attributes:
+        q: of each clip ``[T Q]``, free coordinates; NaN where there is no pose (taken from its neighbours).
+        scale_factors: ``[B 3]``; None for the generic model's.
+    """
+
+    q: Sequence[NDArray[np.floating]]
+    scale_factors: NDArray[np.floating] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SubjectFit:
+    """A fitted subject. Clips are padded to the longest; ``lengths`` says how long each is.
+
+    Attributes:
+        q: free coordinates, rad and m; NaN beyond a clip's end and without data.
+        markers: of the model, ground, m.
+        scale_factors: of each body.
+        marker_offsets: in the bodies' frames, m.
+        cameras: fitted, in their world (Z up).
+        delays_s: how much later than the frames each camera took its pictures.
+        noise_px: ``[V K]`` deviation of the detector's errors at a person of mean size.
+        correlation_frames: over how many frames errors are alike.
+        reprojection_px: ``[C T V K]`` distance between keypoint and fitted marker; NaN where there is none.
+        objective: half a negative log posterior, in its own units.
+        status: how it ended.
+        steps: of the last round.
+        lengths: frames of each clip.
+        theta: the shared vector.
+        setting: static part of the problem.
+        whole: its arrays, at the last round.
+    """
+
+    q: NDArray[np.float64]
+    markers: NDArray[np.float64]
+    scale_factors: NDArray[np.float64]
+    marker_offsets: NDArray[np.float64]
+    cameras: Cameras | None
+    delays_s: NDArray[np.float64]
+    noise_px: NDArray[np.float64]
+    correlation_frames: float
+    reprojection_px: NDArray[np.float64]
+    objective: float
+    status: FitStatus
+    steps: int
+    lengths: tuple[int, ...]
+    theta: Float[Array, " P"] = field(repr=False)
+    setting: Setting = field(repr=False)
+    whole: Whole = field(repr=False)
+
+
+Tell = Callable[[str], None]
+"""Called with a line about each round."""
+
+
+def fit_subject(
+    model: SpineModel,
+    clips: Sequence[Clip],
+    cameras: Cameras | None,
+    rate_hz: float,
+    start: Start,
+    options: FitOptions | None = None,
+    *,
+    terms: Sequence[Term] = (),
+    segments: Sequence[Segment] | None = None,
+    tell: Tell | None = None,
+) -> SubjectFit:
+    """Fits one subject to all of its clips.
+
+    Args:
+        model: generic, with markers at the keypoints; its dtype is the computation's (float64 is advised).
+        clips: of one subject and rig.
+        cameras: of the rig, in their world (Z up); None where clips have markers alone.
+        rate_hz: frames a second.
+        start: poses to begin with, as `pipeline.fit` finds them.
+        options: see `FitOptions`.
+        terms: residuals of the user's own, in deviations, for one frame; see `terms.Term`.
+        segments: bodies that are scaled alike; default: those that the paper's pipeline measures.
+        tell: told about each round.
+
+    Raises:
+        ShapeError: clips, cameras and model don't go together.
+    """
+    options = options or FitOptions()
+    n_cameras = 0 if cameras is None else len(cameras.names)
+    _check(model, clips, n_cameras, rate_hz, start)
+    biased = options.priors.bias > 0
+    layout = make_layout(model, n_cameras, symmetric=options.symmetric, biased=biased, segments=segments)
+    prior = make_prior(model, layout, options.priors, options.fixed_markers)
+    setting = Setting(layout, tuple(terms))
+    dtype = model.dtype
+    seen = _Seen.of(clips, n_cameras, dtype)
+    rig = rig_of(cameras if cameras is not None else _no_cameras(), dtype)
+    whole = _whole(model, prior, rig, seen, options, rate_hz)
+    q, theta = _first(model, layout, prior, seen, start)
+    if not seen.usable.any():
+        return _result(setting, whole, Fitted(q, theta, jnp.nan, 0, jnp.asarray(False)), seen, None, 1.0,
+                       FitStatus.TOO_LITTLE_DATA)  # fmt: skip
+    noise = _Noise.first(seen, options)
+    fitted, tau = None, 1.0
+    for number in range(options.rounds):
+        last = number == options.rounds - 1
+        whole = _with_noise(whole, seen, noise, tau)
+        whole = _with_velocity(setting, whole, q, theta, seen)
+        fitted = descend(
+            setting, whole, q, theta, options.max_steps if last else 15,
+            options.tolerance if last else max(1e-3, options.tolerance),
+        )  # fmt: skip
+        q, theta = fitted.q, fitted.theta
+        residual = _residuals(setting, whole, fitted, seen)
+        if not last and n_cameras:
+            noise = noise if options.noise_px is not None else _Noise.found(seen, residual)
+            tau = _correlation(seen, residual) if options.correlated else 1.0
+        if tell is not None:
+            tell(f"round {number + 1} of {options.rounds}: {int(fitted.steps)} steps, median reprojection "
+                 f"{np.nanmedian(np.where(seen.known, residual, np.nan)):.2f} px")  # fmt: skip
+    assert fitted is not None
+    return _result(setting, whole, fitted, seen, noise, tau, _status(fitted, options))
+
+
+def _status(fitted: Fitted, options: FitOptions) -> FitStatus:
+    if bool(fitted.converged):
+        return FitStatus.CONVERGED
+    return FitStatus.MAX_STEPS if int(fitted.steps) >= options.max_steps else FitStatus.FAILED
+
+
+def _check(model: SpineModel, clips: Sequence[Clip], n_cameras: int, rate_hz: float, start: Start) -> None:
+    if not clips:
+        raise ShapeError("There is no clip to fit; valid is one or more")
+    if not (np.isfinite(rate_hz) and rate_hz > 0):
+        raise ShapeError(f"rate_hz is {rate_hz}; valid is a finite number above 0")
+    if len(start.q) != len(clips):
+        raise ShapeError(f"The start has {len(start.q)} clips where there are {len(clips)}")
+    for number, (clip, q) in enumerate(zip(clips, start.q, strict=True)):
+        if clip.keypoints.shape[1:3] != (n_cameras, model.n_markers):
+            raise ShapeError(
+                f"Clip {number} has keypoints of shape {clip.keypoints.shape}; valid is "
+                f"[T {n_cameras} {model.n_markers} 2], the cameras and the model's markers"
+            )
+        if q.shape != (len(clip.keypoints), model.n_free):
+            raise ShapeError(
+                f"The start of clip {number} has shape {q.shape}; "
+                f"valid is {(len(clip.keypoints), model.n_free)}"
+            )
+    if n_cameras == 0 and all(clip.markers is None for clip in clips):
+        raise ShapeError("There are neither cameras nor markers; valid is at least one of them")
+
+
+def _no_cameras() -> Cameras:
+    none = np.zeros((0,))
+    return Cameras(
+        none.reshape(0, 3, 3), none.reshape(0, 3), none.reshape(0, 2), none.reshape(0, 2), none,
+        none.reshape(0, 8), none.reshape(0, 2), (),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """The clips, padded to one length."""
+
+    keypoints: NDArray  # [C T V K 2], 0 where missing
+    known: NDArray[np.bool_]  # [C T V K]
+    confidence: NDArray  # [C T V K]
+    size: NDArray  # [C T V] of the person, px
+    markers: NDArray  # [C T K 3]
+    has_marker: NDArray[np.bool_]  # [C T K]
+    valid: NDArray[np.bool_]  # [C T]
+    usable: NDArray[np.bool_]  # [C T]
+    lengths: tuple[int, ...]
+
+    @classmethod
+    def of(cls, clips: Sequence[Clip], n_cameras: int, dtype: jnp.dtype) -> _Seen:
+        lengths = tuple(len(c.keypoints) for c in clips)
+        longest, n = max(lengths), clips[0].keypoints.shape[2]
+        shape = (len(clips), longest)
+        keypoints = np.full((*shape, n_cameras, n, 2), np.nan)
+        confidence = np.zeros((*shape, n_cameras, n))
+        markers = np.full((*shape, n, 3), np.nan)
+        for row, clip in enumerate(clips):
+            keypoints[row, : lengths[row]] = clip.keypoints
+            confidence[row, : lengths[row]] = np.nan_to_num(clip.confidence)
+            if clip.markers is not None:
+                markers[row, : lengths[row]] = clip.markers
+        known = np.isfinite(keypoints).all(-1) & (confidence > 0)
+        has_marker = np.isfinite(markers).all(-1)
+        usable = (known.sum(axis=(2, 3)) + has_marker.sum(-1)) >= LEAST_KEYPOINTS
+        return cls(
+            np.where(known[..., None], keypoints, 0).astype(dtype), known,
+            np.clip(confidence, 0, 1).astype(dtype), _sizes(keypoints, known).astype(dtype),
+            np.where(has_marker[..., None], markers, 0).astype(dtype), has_marker,
+            np.arange(longest) < np.array(lengths)[:, None], usable, lengths,
+        )  # fmt: skip
+
+
+def _sizes(keypoints: NDArray, known: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Root of the area of the box round each person's keypoints, px; the view's median where it is not known.
+
+    A tenth of the keypoints on either side is left out, for some of them are astray.
+    """
+    if not known.size:
+        return np.ones(known.shape[:3])
+    holed = np.where(known[..., None], keypoints, np.nan)
+    few = known.sum(-1) < LEAST_KEYPOINTS
+    holed = np.where(few[..., None, None], 0.0, holed)
+    low, high = np.nanpercentile(holed, [10, 90], axis=3)
+    size = np.sqrt(np.prod(np.maximum(high - low, 1.0), axis=-1))
+    size = np.where(few, np.nan, size)
+    seen = np.isfinite(size).any(axis=(0, 1))
+    middle = np.where(seen, np.nanmedian(np.where(seen, size, 1.0), axis=(0, 1)), 1.0)
+    return np.where(np.isfinite(size), size, middle)
+
+
+@dataclass(frozen=True, eq=False)
+class _Noise:
+    """Deviation of keypoints as a share of the person's size, ``[V K]``."""
+
+    share: NDArray[np.float64]
+
+    @classmethod
+    def first(cls, seen: _Seen, options: FitOptions) -> _Noise:
+        views, keypoints = seen.known.shape[2:]
+        if options.noise_px is None:
+            return cls(np.full((views, keypoints), FIRST_NOISE))
+        return cls(options.noise_px / np.median(seen.size, axis=(0, 1))[:, None] * np.ones(keypoints))
+
+    @classmethod
+    def found(cls, seen: _Seen, residual: NDArray) -> _Noise:
+        """From the medians of what remains, drawn to the view's where there is little of it."""
+        share = residual * seen.confidence / seen.size[..., None]
+        share = np.where(seen.known, share, np.nan)
+        counts = seen.known.sum(axis=(0, 1))
+        views = np.array(
+            [np.nanmedian(v) if np.isfinite(v).any() else np.nan for v in np.moveaxis(share, 2, 0)]
+        )
+        whole = np.nanmedian(share)
+        views = np.where(np.isfinite(views), views, whole)[:, None]
+        own = np.full(counts.shape, np.nan)
+        for v, k in np.argwhere(counts > 0):
+            own[v, k] = np.nanmedian(share[:, :, v, k])
+        few = 10.0
+        trusted = counts / (counts + few)
+        log = trusted * np.log(np.where(counts > 0, np.maximum(own, 1e-12), 1)) + (1 - trusted) * np.log(
+            np.maximum(views, 1e-12)
+        )
+        return cls(np.exp(log) / RAYLEIGH_MEDIAN)
+
+
+def _correlation(seen: _Seen, residual: NDArray) -> float:
+    """Frames over which errors are alike: (1 + r) / (1 - r) by the correlation r of lengths' neighbours."""
+    both = seen.known[:, 1:] & seen.known[:, :-1]
+    share = residual / np.maximum(seen.size[..., None], 1e-9)
+    found = []
+    for v, k in np.argwhere(both.sum(axis=(0, 1)) >= 20):
+        here = both[:, :, v, k]
+        a, b = share[:, 1:, v, k][here], share[:, :-1, v, k][here]
+        limit = 4 * np.median(np.concatenate([a, b]))
+        a, b = np.minimum(a, limit), np.minimum(b, limit)
+        if a.std() > 0 and b.std() > 0:
+            found.append(np.corrcoef(a, b)[0, 1])
+    if not found:
+        return 1.0
+    # Lengths of vectors whose parts are correlated by r are so by about r^2.
+    r = float(np.sqrt(np.clip(np.median(found), 0.0, 0.99)))
+    return float(min((1 + r) / (1 - r), LONGEST))
+
+
+def _whole(
+    model: SpineModel, prior: Prior, rig: Rig, seen: _Seen, options: FitOptions, rate_hz: float
+) -> Whole:
+    dtype = model.dtype
+    inner = np.ones(model.n_free)
+    if model.root is not None:
+        inner[_root_columns(model)] = 0.0
+    # The markers of padded frames are 0 and count for nothing.
+    data = FrameData(
+        jnp.asarray(seen.keypoints), jnp.zeros(seen.known.shape, dtype), jnp.asarray(seen.size),
+        jnp.zeros(seen.keypoints.shape, dtype),
+        jnp.asarray(seen.markers), jnp.asarray(seen.has_marker / options.marker_std_m**2, dtype),
+        jnp.asarray(seen.usable),
+    )  # fmt: skip
+    return Whole(
+        data,
+        Fixed(model, rig, jnp.asarray(inner / options.pose_std**2, dtype)),
+        jnp.asarray(prior.precision, dtype),
+        jnp.asarray(prior.free, dtype),
+        jnp.full(model.n_free, 1 / options.acceleration_std**2, dtype),
+        jnp.asarray(seen.valid),
+        jnp.asarray(rate_hz, dtype),
+    )
+
+
+def _root_columns(model: SpineModel) -> NDArray[np.int64]:
+    """Free coordinates of the joint that moves the whole body."""
+    children = [i for i, parent in enumerate(model.topology.parents) if parent == 0 and i > 0]
+    joints = [j for j, body in enumerate(model.topology.joint_bodies) if body in children]
+    moved = np.abs(model.coordinate_map.qpos_matrix[joints]).sum(axis=0) > 0
+    return np.flatnonzero(moved)
+
+
+def _first(model: SpineModel, layout: Layout, prior: Prior, seen: _Seen, start: Start) -> tuple[Array, Array]:
+    longest = seen.valid.shape[1]
+    q = np.tile(np.asarray(model.default_q, np.float64), (len(seen.lengths), longest, 1))
+    for row, poses in enumerate(start.q):
+        there = np.flatnonzero(np.isfinite(poses).all(axis=1))
+        if len(there):
+            frames = np.clip(np.arange(longest), 0, len(poses) - 1)
+            near = there[np.abs(frames[:, None] - there).argmin(axis=1)]
+            q[row] = poses[near]
+    theta = np.zeros(layout.size)
+    if start.scale_factors is not None:
+        logs = np.log(np.asarray(start.scale_factors, np.float64))
+        for number in range(len(layout.segments)):
+            theta[3 * number : 3 * number + 3] = logs[np.array(layout.body_segment) == number].mean(axis=0)
+    return jnp.asarray(q, model.dtype), jnp.asarray(theta * prior.free, model.dtype)
+
+
+def _with_noise(whole: Whole, seen: _Seen, noise: _Noise, tau: float) -> Whole:
+    spread = noise.share * seen.size[..., None] / np.maximum(seen.confidence, 1e-3)
+    precision = np.where(seen.known, 1 / np.maximum(spread, LEAST_NOISE_PX) ** 2, 0.0) / tau
+    data = replace(whole.data, precision=jnp.asarray(precision, whole.data.precision.dtype))
+    return replace(whole, data=data)
+
+
+def _with_velocity(setting: Setting, whole: Whole, q: Array, theta: Array, seen: _Seen) -> Whole:
+    """Velocities of the predicted keypoints, where clocks are fitted."""
+    if not setting.layout.n_cameras or not bool(whole.free[setting.layout.n_body + PER_CAMERA - 1]):
+        return whole
+    pixels = _pixels(setting, whole.fixed, theta, q)
+    ends = np.clip(np.arange(q.shape[1]) + 1, 0, None), np.clip(np.arange(q.shape[1]) - 1, 0, None)
+    last = np.array(seen.lengths)[:, None] - 1
+    after, before = (np.minimum(e[None], last) for e in ends)
+    rows = np.arange(len(q))[:, None]
+    steps = np.maximum(after - before, 1)[..., None, None, None]
+    velocity = (pixels[rows, after] - pixels[rows, before]) / steps * whole.rate_hz
+    return replace(whole, data=replace(whole.data, velocity=velocity))
+
+
+@partial(jax.jit, static_argnums=0)
+def _pixels(setting: Setting, fixed: Fixed, theta: Array, q: Float[Array, "C T Q"]) -> Array:
+    markers = markers_of(setting, fixed.model, theta, q.reshape(-1, q.shape[-1]))
+    seen = look(moved_rig(fixed.rig, setting.layout.camera_part(theta)), markers)
+    return seen.pixels.reshape(*q.shape[:2], *seen.pixels.shape[1:])
+
+
+@partial(jax.jit, static_argnums=0)
+def _expected(setting: Setting, whole: Whole, theta: Array, q: Float[Array, "C T Q"]) -> Array:
+    """Where the detector is expected to see the markers, px ``[C T V K 2]``."""
+    markers = markers_of(setting, whole.fixed.model, theta, q.reshape(-1, q.shape[-1]))
+    seen = look(moved_rig(whole.fixed.rig, setting.layout.camera_part(theta)), markers)
+    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), whole.data)
+    found = expected_keypoints(setting.layout, theta, seen, rows)
+    return found.reshape(*q.shape[:2], *found.shape[1:])
+
+
+def _residuals(setting: Setting, whole: Whole, fitted: Fitted, seen: _Seen) -> NDArray[np.float64]:
+    """Distances between keypoints and markers, px ``[C T V K]``; 0 where there is no keypoint."""
+    if not setting.layout.n_cameras:
+        return np.zeros(seen.known.shape)
+    off = _expected(setting, whole, fitted.theta, fitted.q) - whole.data.keypoints
+    return np.where(seen.known, np.linalg.norm(np.asarray(off, np.float64), axis=-1), 0.0)
+
+
+def _result(
+    setting: Setting, whole: Whole, fitted: Fitted, seen: _Seen, noise: _Noise | None, tau: float,
+    status: FitStatus,
+) -> SubjectFit:  # fmt: skip
+    layout, theta = setting.layout, fitted.theta
+    there = seen.valid[..., None] & (status != FitStatus.TOO_LITTLE_DATA)
+    markers = markers_of(setting, whole.fixed.model, theta, fitted.q.reshape(-1, fitted.q.shape[-1]))
+    markers = np.asarray(markers, np.float64).reshape(*fitted.q.shape[:2], -1, 3)
+    cameras = None
+    if layout.n_cameras:
+        cameras = jax.tree.map(
+            lambda leaf: np.asarray(leaf, np.float64),
+            cameras_of(moved_rig(whole.fixed.rig, layout.camera_part(theta))),
+        )
+    residual = _residuals(setting, whole, fitted, seen)
+    spread = np.full(seen.known.shape[2:], np.nan)
+    if noise is not None and layout.n_cameras:
+        spread = noise.share * np.median(seen.size, axis=(0, 1))[:, None]
+    return SubjectFit(
+        np.where(there, np.asarray(fitted.q, np.float64), np.nan),
+        np.where(there[..., None], markers, np.nan),
+        np.asarray(layout.scale_factors(theta), np.float64),
+        np.asarray(layout.marker_offsets(theta), np.float64),
+        cameras,
+        np.asarray(layout.delays(theta), np.float64),
+        spread,
+        tau,
+        np.where(seen.known & there[..., None], residual, np.nan),
+        float(fitted.objective),
+        status,
+        int(fitted.steps),
+        seen.lengths,
+        theta,
+        setting,
+        whole,
+    )

@@ -1,0 +1,290 @@
+"""How sure a fit is: Laplace's approximation of the posterior, from the solve's own factorisation.
+
+Near its mode the posterior is taken as normal, with the inverse of the Gauss-Newton matrix as covariance:
+frames' blocks of it by `solvers.bordered`, and of what follows from poses and shared vector to first order.
+What the data don't determine keeps its prior's deviation, so it shows as unsure, not as found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from simspine_jax.arrays import Array, Float
+from simspine_jax.errors import ShapeError
+from simspine_jax.fitting.parameters import moved_rig
+from simspine_jax.fitting.solving import CHUNK, Whole, all_equations, factorised
+from simspine_jax.fitting.subject import FitStatus, SubjectFit
+from simspine_jax.fitting.terms import (
+    Equations,
+    Setting,
+    expected_keypoints,
+    look,
+    marker_jacobian,
+    markers_of,
+    robust_cost,
+)
+from simspine_jax.solvers.bordered import frame_covariances, shared_covariance
+
+CAUCHY_GAIN = 1.266
+"""By which Cauchy's weights understate what normal errors tell.
+
+For two normal parts of deviation 1 and c = 2 the estimate's variance is E[w^2 x^2] / E[d(w x)/dx]^2 = 1.093
+(P. Huber, Robust Statistics, 1981, section 6.3), where the weights' mean alone gives 1 / E[w] = 1.384.
+"""
+
+UNSEEN = 0.7
+"""An output whose deviation is more than this share of what it is without data counts as not seen."""
+
+WEAKEST = 1e-6
+"""Precision of the root's coordinates without data: a deviation of a kilometre, or of many turns."""
+
+Output = Callable[[Float[Array, " Q"], Float[Array, "K 3"], Float[Array, "B 3"]], Float[Array, " M"]]
+"""Anything that follows from a frame: (free coordinates, markers in ground, scale factors) -> numbers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Uncertainty:
+    """Covariances of a fit.
+
+    Attributes:
+        poses: ``[C T Q Q]`` of each frame's free coordinates.
+        shared: ``[P P]`` of the shared vector.
+        between: ``[C T Q P]`` of poses with the shared vector.
+        pose_std: ``[C T Q]`` rad and m.
+        marker_covariance: ``[C T K 3 3]`` of markers in ground, m^2.
+        scale_std: ``[B 3]`` of scale factors.
+        observability: ``[Q]`` for each free coordinate the median share of its spread without data that the
+            data leave; near 0 it is seen well, near 1 not at all.
+        fit: that this is of.
+    """
+
+    poses: NDArray[np.float64]
+    shared: NDArray[np.float64]
+    between: NDArray[np.float64]
+    pose_std: NDArray[np.float64]
+    marker_covariance: NDArray[np.float64]
+    scale_std: NDArray[np.float64]
+    observability: NDArray[np.float64]
+    fit: SubjectFit = field(repr=False)
+
+    @property
+    def marker_std(self) -> NDArray[np.float64]:
+        """``[C T K]`` root of the mean variance of each marker's three coordinates, m."""
+        return np.sqrt(np.trace(self.marker_covariance, axis1=-2, axis2=-1) / 3)
+
+    def unseen(self) -> tuple[str, ...]:
+        """Free coordinates that these cameras don't see."""
+        names = self.fit.whole.fixed.model.free_names
+        return tuple(n for n, share in zip(names, self.observability, strict=True) if share > UNSEEN)
+
+    def of(self, output: Output) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Values and standard deviations ``[C T M]`` of what follows from each frame.
+
+        Args:
+            output: differentiable, for one frame; of the subject's own scale.
+        """
+        fit = self.fit
+        q = jnp.asarray(np.nan_to_num(fit.q), fit.theta.dtype)
+        value, std = _propagated(
+            fit.setting, output, fit.whole, fit.theta, q,
+            *(jnp.asarray(x, q.dtype) for x in (self.poses, self.between, self.shared)),
+        )  # fmt: skip
+        gone = ~np.isfinite(fit.q).all(-1)
+        return tuple(np.where(gone[..., None], np.nan, np.asarray(x, np.float64)) for x in (value, std))  # type: ignore[return-value]
+
+
+def half_width(share: float) -> float:
+    """Deviations on either side that hold this share of a normal distribution.
+
+    Raises:
+        ShapeError: the share isn't between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise ShapeError(f"The share of an interval is {share}; valid is between 0 and 1")
+    return float(ndtri(0.5 + share / 2))
+
+
+def uncertainty_of(fit: SubjectFit) -> Uncertainty:
+    """The covariances of a fit; those of one that found nothing are its priors'.
+
+    Raises:
+        ShapeError: the fit has no data at all.
+    """
+    if fit.status == FitStatus.TOO_LITTLE_DATA:
+        raise ShapeError("The fit has too little data, so nothing can be said of its uncertainty")
+    q = jnp.asarray(np.nan_to_num(fit.q), fit.theta.dtype)
+    poses, between, shared, without, markers = (
+        np.asarray(x, np.float64) for x in _covariances(fit.setting, fit.whole, q, fit.theta)
+    )
+    variance = np.diagonal(poses, axis1=-2, axis2=-1)
+    layout = fit.setting.layout
+    logs = np.sqrt(np.diagonal(shared)[: layout.n_scales]).reshape(-1, 3)[np.array(layout.body_segment)]
+    free = np.asarray(fit.whole.free) > 0
+    inside = np.isfinite(fit.q).all(-1)
+    share = np.sqrt(variance / without)[inside]
+    return Uncertainty(
+        poses,
+        np.where(free[:, None] & free, shared, 0.0),
+        between,
+        np.sqrt(variance),
+        markers,
+        fit.scale_factors * np.where(free[: layout.n_scales].any(), logs, 0.0),
+        np.median(share, axis=0),
+        fit,
+    )
+
+
+@partial(jax.jit, static_argnums=0)
+def _covariances(setting: Setting, whole: Whole, q: Array, theta: Array):
+    """Of poses, with the shared vector, of that, of poses without data, and of markers."""
+    held = jnp.broadcast_to(~whole.valid[..., None], q.shape)
+    e = all_equations(setting, _as_seen(setting, whole, q, theta), q, theta)
+    parts = _blocks(whole, e, held)
+    share = _left_share(whole, e, *parts)
+    poses, between, shared = _blocks(whole, _with_data(whole, e, share), held)
+    markers = _marker_covariances(setting, whole, q, theta, poses, between, shared)
+    return poses, between, shared, _without_data(whole, q), markers
+
+
+def _blocks(whole: Whole, e: Equations, held: Array) -> tuple[Array, Array, Array]:
+    """Covariances of poses, of poses with the shared vector, and of that."""
+    factor, _ = factorised(whole, e, held, 0.0)
+    shared = shared_covariance(factor) * whole.free[:, None] * whole.free
+    spread = jnp.moveaxis(factor.spread, 1, 0)
+    own = jnp.moveaxis(frame_covariances(factor.banded), 1, 0)
+    between = -jnp.matmul(spread, shared, precision="highest")
+    return own - jnp.einsum("ctqp,ctrp->ctqr", between, spread, precision="highest"), between, shared
+
+
+def _as_seen(setting: Setting, whole: Whole, q: Array, theta: Array) -> Whole:
+    """The data with their weights in their precisions, and nothing left over, so that weights are 1."""
+    data, shape = whole.data, q.shape[:2]
+    markers = markers_of(setting, whole.fixed.model, theta, q.reshape(-1, q.shape[-1]))
+    _, weight = robust_cost(
+        data.marker_precision * jnp.sum((markers.reshape(data.markers.shape) - data.markers) ** 2, axis=-1)
+    )
+    data = replace(
+        data, markers=markers.reshape(data.markers.shape),
+        marker_precision=data.marker_precision * weight * CAUCHY_GAIN,
+    )  # fmt: skip
+    if setting.layout.n_cameras:
+        part = setting.layout.camera_part(theta)
+        rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), data)
+        pixels = expected_keypoints(
+            setting.layout, theta, look(moved_rig(whole.fixed.rig, part), markers), rows
+        )
+        pixels = pixels.reshape(*shape, *pixels.shape[1:])
+        _, weight = robust_cost(data.precision * jnp.sum((pixels - data.keypoints) ** 2, axis=-1))
+        data = replace(data, keypoints=pixels, precision=data.precision * weight * CAUCHY_GAIN)
+    return replace(whole, data=data)
+
+
+def _with_data(whole: Whole, e: Equations, share: Array) -> Equations:
+    """The matrix with the data's part of it times a share; priors stay."""
+    prior = _pose_prior(whole)
+    return e._replace(
+        matrix=share * (e.matrix - prior) + prior,
+        border=share * e.border,
+        shared_matrix=share * (e.shared_matrix - whole.prior_precision) + whole.prior_precision,
+    )
+
+
+def _pose_prior(whole: Whole) -> Float[Array, "C T Q Q"]:
+    diagonal = jnp.where(whole.data.usable[..., None], whole.fixed.pose_precision, 0.0)
+    return diagonal[..., None] * jnp.eye(diagonal.shape[-1], dtype=diagonal.dtype)
+
+
+def _left_share(whole: Whole, e: Equations, poses: Array, between: Array, shared: Array) -> Array:
+    """Share of the errors' variance that is left over after a fit: what is fitted follows errors a little.
+
+    Deviations of the detector are found from what is left, so they are too small by the root of this.
+    """
+    trace = jnp.sum((e.matrix - _pose_prior(whole)) * poses) + 2 * jnp.sum(e.border * between)
+    trace = trace + jnp.sum((e.shared_matrix - whole.prior_precision) * shared)
+    count = 2.0 * jnp.sum((whole.data.precision > 0) & whole.data.usable[..., None, None])
+    count = count + 3.0 * jnp.sum((whole.data.marker_precision > 0) & whole.data.usable[..., None])
+    return jnp.clip(1 - trace / count, 0.1, 1.0)
+
+
+def _without_data(whole: Whole, q: Array) -> Float[Array, "C T Q"]:
+    """Variances of poses by their priors alone; the root's are as good as unlimited."""
+    n = q.shape[-1]
+    pull = jnp.maximum(whole.fixed.pose_precision, WEAKEST)
+    matrix = jnp.broadcast_to(jnp.diag(pull), (*q.shape, n))
+    nothing = Equations(
+        jnp.zeros(q.shape[:2], q.dtype), jnp.zeros_like(q), matrix, jnp.zeros((*q.shape, 1), q.dtype),
+        jnp.zeros(1, q.dtype), jnp.ones((1, 1), q.dtype),
+    )  # fmt: skip
+    alone = replace(whole, free=jnp.ones(1, q.dtype))
+    factor, _ = factorised(alone, nothing, jnp.broadcast_to(~whole.valid[..., None], q.shape), 0.0)
+    blocks = jnp.moveaxis(frame_covariances(factor.banded), 1, 0)
+    return jnp.diagonal(blocks, axis1=-2, axis2=-1)
+
+
+def _marker_covariances(
+    setting: Setting, whole: Whole, q: Array, theta: Array, poses: Array, between: Array, shared: Array
+) -> Float[Array, "C T K 3 3"]:
+    n_body = setting.layout.n_body
+    count = q.shape[0] * q.shape[1]
+    width = min(CHUNK, count)
+    spare = -count % width
+
+    def cut(x: Array) -> Array:
+        flat = x.reshape(count, *x.shape[2:])
+        return jnp.pad(flat, [(0, spare), *[(0, 0)] * (flat.ndim - 1)]).reshape(-1, width, *flat.shape[1:])
+
+    def one(part):
+        pose, own, cross = part
+        _, jacobian = marker_jacobian(setting, whole.fixed.model, theta, pose)
+        j = jacobian.reshape(width, -1, 3, jacobian.shape[-1])
+        joint = jnp.concatenate(
+            [
+                jnp.concatenate([own, cross[..., :n_body]], axis=-1),
+                jnp.concatenate(
+                    [
+                        jnp.swapaxes(cross[..., :n_body], 1, 2),
+                        jnp.broadcast_to(shared[:n_body, :n_body], (width, n_body, n_body)),
+                    ],
+                    axis=-1,
+                ),
+            ],
+            axis=1,
+        )
+        return jnp.einsum("wkia,wab,wkjb->wkij", j, joint, j, optimize="optimal")
+
+    found = jax.lax.map(one, (cut(q), cut(poses), cut(between)))
+    found = found.reshape(-1, *found.shape[2:])[:count]
+    return found.reshape(*q.shape[:2], *found.shape[1:])
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _propagated(
+    setting: Setting, output: Output, whole: Whole, theta: Array, q: Array, poses: Array, between: Array,
+    shared: Array,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Values and deviations of what follows from each frame, to first order."""
+    n = q.shape[-1]
+
+    def value_of(x: Array) -> Array:
+        markers = markers_of(setting, whole.fixed.model, x[n:], x[None, :n])[0]
+        return jnp.atleast_1d(output(x[:n], markers, setting.layout.scale_factors(x[n:])))
+
+    def one(part):
+        pose, own, cross = part
+        x = jnp.concatenate([pose, theta])
+        j = jax.jacrev(value_of)(x)
+        a, b = j[:, :n], j[:, n:]
+        variance = jnp.einsum("mq,qr,mr->m", a, own, a) + 2 * jnp.einsum("mq,qp,mp->m", a, cross, b)
+        return value_of(x), jnp.sqrt(jnp.maximum(variance + jnp.einsum("mp,pr,mr->m", b, shared, b), 0))
+
+    flat = (q.reshape(-1, n), poses.reshape(-1, n, n), between.reshape(-1, n, between.shape[-1]))
+    found = jax.lax.map(one, flat, batch_size=CHUNK)
+    return tuple(x.reshape(*q.shape[:2], -1) for x in found)  # type: ignore[return-value]
