@@ -36,6 +36,8 @@ from simspine_jax.io.samples import (
     ImageName,
     Samples,
     joined,
+    keypoint_boxes,
+    person_boxes,
     write_samples_npz,
 )
 from simspine_jax.pipeline.records import add_remarks, remark_on
@@ -226,14 +228,6 @@ def image_names(clip: Clip) -> list[str]:
     return [ImageName(clip.subject, stem, name, f).path for name in clip.camera_names for f in frames]
 
 
-def keypoint_boxes(pixels: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lowest and highest corner [N 2] px of the keypoints [N K 2] px of each picture; NaN without any."""
-    low = np.where(np.isnan(pixels), np.inf, pixels).min(axis=1)
-    high = np.where(np.isnan(pixels), -np.inf, pixels).max(axis=1)
-    seen = np.isfinite(low)
-    return np.where(seen, low, np.nan), np.where(seen, high, np.nan)
-
-
 def _with_views(clips: ClipSet) -> ClipSet:
     """Trials with cameras, for files about pictures."""
     trials = tuple(trial for trial in clips.trials if trial.cameras.names)
@@ -366,20 +360,6 @@ def _write_coco_clip(
             write_item(results, result, first=n_found == 0)
             n_found += 1
     return CocoCounts(counts.images + rows, number, n_found)
-
-
-def person_boxes(pixels: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Boxes [N 4] x, y, width, height px around keypoints [N K 2] px, `BOX_SCALE` times as large.
-
-    They are cut at the edges of pictures of ``sizes`` [N 2] px, where these are known (not NaN); edges are at
-    0 and ``sizes``, as COCO counts.
-    """
-    low, high = keypoint_boxes(pixels)
-    margin = (BOX_SCALE - 1) / 2 * (high - low)
-    edge = np.where(np.isnan(sizes), np.inf, sizes)
-    corner = np.where(np.isnan(sizes), -np.inf, 0.0)
-    low, high = np.clip(low - margin, corner, edge), np.clip(high + margin, corner, edge)
-    return np.concatenate([low, high - low], axis=1)
 
 
 def _coco_images(clip: Clip, first: int) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,11 @@ what a lifter needs of its clips; `Statistics` standardise it; `Batches` gives i
 """
 
 from simspine_jax.datasets.batches import Batches, BatchState, shuffled
+from simspine_jax.datasets.coco import open_coco
+from simspine_jax.datasets.h36m import open_h36m
+from simspine_jax.datasets.mixing import MixOptions, PictureMix
 from simspine_jax.datasets.picture_batches import CropBatch, picture_batches
+from simspine_jax.datasets.picture_files import PictureFiles
 from simspine_jax.datasets.records import RecordSequence, default_data_dir
 from simspine_jax.datasets.samples import Frames, Samples, frame_samples, rays_of, window_samples
 from simspine_jax.datasets.sequences import (
@@ -24,6 +28,9 @@ __all__ = [
     "ClipSequence",
     "CropBatch",
     "Frames",
+    "MixOptions",
+    "PictureFiles",
+    "PictureMix",
     "PictureSequence",
     "RecordSequence",
     "Samples",
@@ -32,6 +39,8 @@ __all__ = [
     "default_data_dir",
     "frame_samples",
     "open_clips",
+    "open_coco",
+    "open_h36m",
     "open_pictures",
     "picture_batches",
     "pictures_in_memory",

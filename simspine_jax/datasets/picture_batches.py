@@ -95,27 +95,57 @@ def picture_batches(
             f"Batches of {batch_size} of {count} pictures, {epochs} times, can't be made; "
             f"valid is 1 to {count} of them, once or more"
         )
+    check_seed(seed)
+    numbered: Any = grain.MapDataset.source(NumberedPictures(pictures)).seed(seed)
+    ordered = numbered.shuffle() if shuffle else numbered
+    return crop_batches(ordered.repeat(epochs), batch_size, crop, whole=shuffle)
+
+
+def check_seed(seed: int) -> None:
+    """Refuses a seed that is out of range.
+
+    Raises:
+        ShapeError: it is.
+    """
     if not 0 <= seed <= MAX_SEED:
         raise ShapeError(f"The seed of the batches is {seed}; valid is 0 to {MAX_SEED}")
-    numbered: Any = grain.MapDataset.source(_Numbered(pictures)).seed(seed)
-    ordered = numbered.shuffle() if shuffle else numbered
-    crops = ordered.repeat(epochs).random_map(lambda item, random: _cropped(item, crop, random))
+
+
+def crop_batches(
+    ordered: grain.MapDataset[Any], batch_size: int, crop: Cropper, *, whole: bool
+) -> grain.DatasetIterator[CropBatch]:
+    """Batches of the crops of pictures in a given order.
+
+    Args:
+        ordered: of `NumberedPictures`, with a seed.
+        batch_size: crops of a batch.
+        crop: as in `picture_batches`.
+        whole: whether an incomplete last batch is left out.
+    """
+    import grain
+
+    crops = ordered.random_map(lambda item, random: _cropped(item, crop, random))
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     ready = crops.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=DECODED_AHEAD))
-    return ready.batch(batch_size, drop_remainder=shuffle).__iter__()
+    return ready.batch(batch_size, drop_remainder=whole).__iter__()
 
 
-class _Numbered:
-    """Pictures with their numbers, as Grain's sources are."""
+class NumberedPictures:
+    """Pictures with their numbers, as Grain's sources are.
 
-    def __init__(self, pictures: RecordSequence[Picture]) -> None:
-        self._pictures = pictures
+    Args:
+        pictures: in their order.
+        first: the number of the first one.
+    """
+
+    def __init__(self, pictures: RecordSequence[Picture], first: int = 0) -> None:
+        self._pictures, self._first = pictures, first
 
     def __len__(self) -> int:
         return len(self._pictures)
 
     def __getitem__(self, index: int) -> tuple[int, Picture]:
-        return int(index), self._pictures[int(index)]
+        return self._first + int(index), self._pictures[int(index)]
 
 
 def _cropped(numbered: tuple[int, Picture], crop: Cropper, random: np.random.Generator) -> CropBatch:

@@ -141,6 +141,28 @@ class ImageName:
         return cls(match[1], match[2], match[3], int(match[4]))
 
 
+def keypoint_boxes(pixels: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lowest and highest corner [N 2] px of the keypoints [N K 2] px of each picture; NaN without any."""
+    low = np.where(np.isnan(pixels), np.inf, pixels).min(axis=1)
+    high = np.where(np.isnan(pixels), -np.inf, pixels).max(axis=1)
+    seen = np.isfinite(low)
+    return np.where(seen, low, np.nan), np.where(seen, high, np.nan)
+
+
+def person_boxes(pixels: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Boxes [N 4] x, y, width, height px around keypoints [N K 2] px, `BOX_SCALE` times as large.
+
+    They are cut at the edges of pictures of ``sizes`` [N 2] px, where these are known (not NaN); edges are at
+    0 and ``sizes``, as COCO counts.
+    """
+    low, high = keypoint_boxes(pixels)
+    margin = (BOX_SCALE - 1) / 2 * (high - low)
+    edge = np.where(np.isnan(sizes), np.inf, sizes)
+    corner = np.where(np.isnan(sizes), -np.inf, 0.0)
+    low, high = np.clip(low - margin, corner, edge), np.clip(high + margin, corner, edge)
+    return np.concatenate([low, high - low], axis=1)
+
+
 def samples_of(trial: SpineTrial, cameras: Cameras, keypoint_names: Sequence[str] = REDUCED_NAMES) -> Samples:
     """Samples of a trial, camera after camera, each with its frames; camera space projects.
 
