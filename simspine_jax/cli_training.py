@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from simspine_jax.cli_parsing import add_output
 from simspine_jax.errors import SimspineError
 from simspine_jax.tables import TABLE_FORMATS
 
 if TYPE_CHECKING:
+    from simspine_jax.datasets import PictureSequence
     from simspine_jax.kinematics.model import SpineModel
+    from simspine_jax.tables import Table
+    from simspine_jax.training.detector_run import DetectorRun
+    from simspine_jax.training.loop import Progress, Trained
     from simspine_jax.training.models import LifterModule
     from simspine_jax.training.run import Run
 
@@ -27,10 +32,14 @@ RUNS = Path("runs")
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     """What ``simspine train`` takes."""
     parser.add_argument("config", metavar="CONFIG", help=(
-        "simple_spine, simple_full, temporal_full, kinematic_full, or a file that sets RUN"))  # fmt: skip
+        "a lifter: simple_spine, simple_full, temporal_full, kinematic_full; a detector: spinepose_s, "
+        "spinepose_m, spinepose_l, rtmpose_m, hrnet_w32, vitpose_b, spinepose_s_short; or a file that sets "
+        "RUN"))  # fmt: skip
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=(
         "settings of the run, such as data.source=truth"))  # fmt: skip
     parser.add_argument("--steps", type=int, metavar="N", help="the same as --set steps=N")
+    parser.add_argument("--weights", type=Path, metavar="DIR", help=(
+        "folder of a training, or of imported weights, that a detector begins with"))  # fmt: skip
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="of datasets (TensorFlow Datasets' own)")
     add_output(parser, metavar="DIR", help="gets checkpoints and curves (runs/CONFIG)")
     parser.add_argument("--quiet", action="store_true", help="print failures only")
@@ -40,7 +49,13 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """What ``simspine evaluate`` takes."""
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="folder of a training")
     parser.add_argument("--split", default="test", metavar="S", help="of the dataset (test)")
-    parser.add_argument("--input", choices=("detected", "truth"), help="2D keypoints (those of the training)")
+    parser.add_argument("--input", choices=("detected", "truth"), help=(
+        "2D keypoints of a lifter (those of the training)"))  # fmt: skip
+    parser.add_argument("--on", metavar="SET", help=(
+        "pictures for a detector: tfds:CONFIG, FILE.json:FOLDER (COCO) or h36m:FRAMES:RELEASE (those of the "
+        "training)"))  # fmt: skip
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help=(
+        "gets a sheet of pictures with what a detector found in them"))  # fmt: skip
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="of datasets (TensorFlow Datasets' own)")
     parser.add_argument("--format", choices=TABLE_FORMATS, default="txt", help="of what is printed (txt)")
     add_output(parser, metavar="FILE", help="also write the table; its ending says how")
@@ -62,24 +77,22 @@ def add_lift_arguments(parser: argparse.ArgumentParser) -> None:
 
 def train(arguments: argparse.Namespace, note: Note) -> int:
     """Trains, or goes on with a training."""
-    from simspine_jax.datasets import open_clips
-    from simspine_jax.training.loop import train as run_training
-    from simspine_jax.training.run import load_run, with_settings
+    from simspine_jax.training.run import Run, load_config, with_settings
 
     settings = [*arguments.set, *([] if arguments.steps is None else [f"steps={arguments.steps}"])]
-    run = with_settings(load_run(arguments.config), settings)
+    run = with_settings(load_config(arguments.config), settings)
     folder = arguments.out or RUNS / run.name
-    clips = open_clips(run.data.config, "train", arguments.data_dir)
+    if isinstance(run, Run):
+        if arguments.weights is not None:
+            raise SimspineError("--weights was given for a lifter; valid is a detector")
+        action = _lifter_training(run, folder, arguments.data_dir, note)
+    else:
+        action = _detector_training(run, folder, arguments.data_dir, arguments.weights, note)
     if not arguments.quiet:
         print(f"{run.name}: {run.steps} steps of {run.batch_size} samples; a whole run of this config takes "
-              f"about {run.expected.minutes:g} minutes on two CPU cores")  # fmt: skip
+              f"about {run.expected.minutes:g} minutes on {run.expected.machine}")  # fmt: skip
     try:
-        done = with_bar(
-            run, arguments.quiet,
-            lambda progress: run_training(
-                run, clips, folder, spine=_spine(run), progress=progress, note=note
-            ),
-        )  # fmt: skip
+        done = with_bar(run, arguments.quiet, action)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"the last checkpoint is in {folder}, and the same command continues from it"
@@ -90,11 +103,33 @@ def train(arguments: argparse.Namespace, note: Note) -> int:
     return 0
 
 
-def with_bar(run: Run, quiet: bool, action):
-    """Shows steps, their rate, what is left and the losses on a terminal's stderr."""
+def _lifter_training(
+    run: Run, folder: Path, data_dir: Path | None, note: Note
+) -> Callable[[Progress], Trained[Any]]:
+    from simspine_jax.datasets import open_clips
+    from simspine_jax.training.loop import train as run_training
+
+    clips = open_clips(run.data.config, "train", data_dir)
+    return lambda progress: run_training(run, clips, folder, spine=_spine(run), progress=progress, note=note)
+
+
+def _detector_training(
+    run: DetectorRun, folder: Path, data_dir: Path | None, start: Path | None, note: Note
+) -> Callable[[Progress], Trained[Any]]:
+    from simspine_jax.training.detectors import load_trained_detector, open_crops, train_detector
+
+    crops = open_crops(run, data_dir, note=note)
+    begin = None if start is None else lambda: load_trained_detector(start, note=note)[1]
+    return lambda progress: train_detector(run, crops, folder, start=begin, progress=progress, note=note)
+
+
+def with_bar(run: Run | DetectorRun, quiet: bool, action: Callable[[Progress], Any]) -> Any:
+    """Shows steps, their rate, what is left and the losses on stderr: a bar, or lines where it is a file."""
     from tqdm import tqdm
 
-    with tqdm(total=run.steps, unit="step", disable=quiet or not sys.stderr.isatty()) as bar:
+    if not quiet and not sys.stderr.isatty():
+        return action(_Lines(run))
+    with tqdm(total=run.steps, unit="step", disable=quiet) as bar:
 
         def progress(done: int, losses: dict[str, float]) -> None:
             if bar.n == 0 and done > run.log_every:
@@ -104,6 +139,25 @@ def with_bar(run: Run, quiet: bool, action):
             bar.set_postfix({name: f"{value:.3g}" for name, value in losses.items()}, refresh=False)
 
         return action(progress)
+
+
+class _Lines:
+    """A `Progress` that writes a line at each checkpoint."""
+
+    def __init__(self, run: Run | DetectorRun) -> None:
+        self._run, self._first = run, (-1, 0.0)
+
+    def __call__(self, done: int, losses: dict[str, float]) -> None:
+        first, began = self._first
+        if first < 0:
+            # The first steps had to be compiled, and are no part of the rate.
+            self._first = done, time.perf_counter()
+        elif done % self._run.save_every == 0 and done > first:
+            rate = (done - first) / (time.perf_counter() - began)
+            left = (self._run.steps - done) / rate / 60
+            told = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+            print(f"step {done} of {self._run.steps}, {rate * self._run.batch_size:.1f} samples/s, "
+                  f"{left:.0f} minutes left; {told}", file=sys.stderr, flush=True)  # fmt: skip
 
 
 def _spine(run: Run) -> SpineModel | None:
@@ -123,27 +177,86 @@ def load_spine() -> SpineModel:
 
 
 def evaluate(arguments: argparse.Namespace, note: Note) -> int:
-    """Prints a trained lifter's errors."""
-    from simspine_jax.datasets import open_clips
+    """Prints how good a trained lifter or detector is."""
     from simspine_jax.io.files import atomic_write
     from simspine_jax.tables import format_table
-    from simspine_jax.training.evaluation import evaluate as errors_of
-    from simspine_jax.training.evaluation import score_table
+    from simspine_jax.training.detector_run import MODELS
+    from simspine_jax.training.loop import RUN_FILE
+    from simspine_jax.training.run import model_kind
 
     suffix = None if arguments.out is None else arguments.out.suffix.lower().removeprefix(".")
     if suffix is not None and suffix not in TABLE_FORMATS:
         raise SimspineError(f"Can't write '{arguments.out}'; valid are names in .{', .'.join(TABLE_FORMATS)}")
-    run, model, steps = _load(arguments.checkpoint, note)
-    run = replace(run, data=replace(run.data, source=arguments.input or run.data.source))
-    clips = open_clips(run.data.config, arguments.split, arguments.data_dir)
-    scores = errors_of(run, model, clips)
-    source = f"simspine/{run.data.config}" + (" (synthetic)" if run.data.target == "truth" else "")
-    table = score_table(run, scores, split=arguments.split, source=source, steps=steps)
+    is_detector = model_kind(arguments.checkpoint / RUN_FILE) in MODELS
+    table = (_detector_table if is_detector else _lifter_table)(arguments, note)
     print(format_table(table, arguments.format), end="")
     if arguments.out is not None and suffix is not None:
         with atomic_write(arguments.out) as file:
             file.write(format_table(table, suffix))
     return 0
+
+
+def _lifter_table(arguments: argparse.Namespace, note: Note) -> Table:
+    from simspine_jax.datasets import open_clips
+    from simspine_jax.training.evaluation import evaluate as errors_of
+    from simspine_jax.training.evaluation import score_table
+
+    for name in ("pictures", "on"):
+        if getattr(arguments, name) is not None:
+            raise SimspineError(
+                f"--{name} was given for a lifter, which sees no pictures; valid is a detector"
+            )
+    run, model, steps = _load(arguments.checkpoint, note)
+    run = replace(run, data=replace(run.data, source=arguments.input or run.data.source))
+    clips = open_clips(run.data.config, arguments.split, arguments.data_dir)
+    scores = errors_of(run, model, clips)
+    source = f"simspine/{run.data.config}" + (" (synthetic)" if run.data.target == "truth" else "")
+    return score_table(run, scores, split=arguments.split, source=source, steps=steps)
+
+
+def _detector_table(arguments: argparse.Namespace, note: Note) -> Table:
+    from tqdm import tqdm
+
+    from simspine_jax.datasets.picture_files import PictureFiles
+    from simspine_jax.detection.inference import Detector
+    from simspine_jax.evaluation.people import oks_by_picture
+    from simspine_jax.training.detector_evaluation import (
+        detect,
+        detector_scores,
+        detector_table,
+        draw_detections,
+    )
+    from simspine_jax.training.detectors import load_trained_detector
+
+    if arguments.input is not None:
+        raise SimspineError("--input was given for a detector, which finds 2D keypoints; valid is a lifter")
+    run, model, steps = load_trained_detector(arguments.checkpoint, note=note)
+    source, pictures = _pictures(run, arguments, note)
+    with tqdm(total=len(pictures), unit="picture", disable=not sys.stderr.isatty()) as bar:
+        found = detect(Detector.of(model, run.model, run.pixels), pictures, progress=bar.update)
+    if arguments.pictures is not None:
+        print(f"{draw_detections(pictures, found, arguments.pictures)}: truth at the left of each pair")
+    scores = detector_scores(found)
+    if isinstance(pictures, PictureFiles):
+        scores = replace(scores, oks=oks_by_picture(found, pictures.picture_of))
+    return detector_table(run, scores, split=arguments.split, source=source, steps=steps)
+
+
+def _pictures(run: DetectorRun, arguments: argparse.Namespace, note: Note) -> tuple[str, PictureSequence]:
+    """What a detector is evaluated on, in words and itself."""
+    from simspine_jax.datasets import open_pictures
+    from simspine_jax.datasets.sources import SourceText, open_source
+
+    text = arguments.on or run.data.source
+    if text is None:
+        name = f"simspine/{run.data.config}"
+        return name, open_pictures(run.data.config, arguments.split, arguments.data_dir)
+    source = SourceText.of(text)
+    if arguments.on is None and not source.has_splits:
+        raise SimspineError(
+            f"{text}, which it was trained on, has no test split; valid is another set, by --on"
+        )
+    return text, open_source(source, arguments.split, data_dir=arguments.data_dir, note=note)
 
 
 def lift(arguments: argparse.Namespace, note: Note) -> int:

@@ -190,23 +190,33 @@ def padded_box(
 
 
 def crop_matrix(
-    center: ArrayLike, extent: ArrayLike, size: tuple[int, int] = CROP_SIZE, turn: float = 0.0
+    center: ArrayLike,
+    extent: ArrayLike,
+    size: tuple[int, int] = CROP_SIZE,
+    turn: float = 0.0,
+    *,
+    udp: bool = False,
 ) -> NDArray[np.float64]:
     """``[2 3]``: px of a picture to px of its crop.
 
-    Source: MMPose, ``get_warp_matrix``: the scale is that of the width.
+    Source: MMPose, ``get_warp_matrix``: the scale is that of the width. With ``udp`` its
+    ``get_udp_warp_matrix``, which turns to the other side, of J. Huang et al., The devil is in the details,
+    2020: width and height have scales of their own, which differ by less than a hundredth.
 
     Args:
         center: of the part that is shown (x, y), px.
         extent: of it (x, y), px; its width is the crop's.
         size: height and width of the crop, px.
         turn: radians by which the picture turns to the left in the crop, as MMPose's ``rot``.
+        udp: whether the extent is that between the middles of the crop's first and last pixels, as detectors
+            of `codecs.UdpMap` want it, and not the number of pixels.
     """
-    scale = size[1] / np.asarray(extent, np.float64)[0]
-    cosine, sine = scale * np.cos(turn), scale * np.sin(turn)
-    linear = np.array([[cosine, sine], [-sine, cosine]])
-    middle = np.array([size[1] / 2, size[0] / 2])
-    return np.column_stack([linear, middle - linear @ np.asarray(center, np.float64)])
+    spans, extent = np.array(size[::-1], np.float64), np.asarray(extent, np.float64)
+    if udp:
+        spans -= 1
+    scale = spans / extent if udp else np.full(2, spans[0] / extent[0])
+    linear = scale[:, None] * np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    return np.column_stack([linear, spans / 2 - linear @ np.asarray(center, np.float64)])
 
 
 def inverse_map(matrix: NDArray[np.float64]) -> NDArray[np.float64]:

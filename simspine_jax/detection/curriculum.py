@@ -23,6 +23,7 @@ its place in the data: an iterator of `datasets.picture_batches` with the next s
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from simspine_jax.arrays import Array, Float, Int
@@ -80,7 +81,13 @@ MEDIUM = Stage(
 EASY = Stage("easy", Geometry(half_body=0.0, scale=(0.9, 1.1), rotation_deg=30.0, shift=0.0))
 """Mirror images, scale and rotation only, to refine positions."""
 
+PLAIN = Stage("plain", Geometry(half_body=0.0, scale=(0.9, 1.1), rotation_deg=0.0, shift=0.05))
+"""Mirror images, and boxes that are a little off; not of the paper, for trainings of a few epochs."""
+
 PAPER_STAGES = (HARD, MEDIUM, EASY)
+
+STAGES: Mapping[str, Stage] = {stage.name: stage for stage in (*PAPER_STAGES, PLAIN)}
+"""By name, as runs of trainings have them."""
 
 
 @dataclass(frozen=True)

@@ -69,8 +69,13 @@ class Checkpoints:
         """Of the finished checkpoints, ascending."""
         return sorted(self._manager.all_steps())
 
-    def save(self, state: TrainState, data: BatchState) -> None:
+    def save(self, state: TrainState, data: BatchState, place: Any = None) -> None:
         """Begins to write a checkpoint and returns; it waits for the one before.
+
+        Args:
+            state: of the training.
+            data: where its data are.
+            place: JSON of what gives the data, where more than ``data`` is needed.
 
         Raises:
             SimspineError: this one or the one before can't be written, as on a full disk.
@@ -79,7 +84,7 @@ class Checkpoints:
         # The training goes on in the memory of the state while a thread writes this copy.
         arrays = {name: np.array(leaf) for name, leaf in named_leaves(state).items()}
         step = int(arrays["step"])
-        about = {"step": step, "data": asdict(data)}
+        about = {"step": step, "data": asdict(data)} | ({} if place is None else {"place": place})
         args = self._ocp.args
         content = args.Composite(**{_STATE: args.StandardSave(arrays), _ABOUT: args.JsonSave(about)})
         self._pending = step
@@ -132,6 +137,11 @@ class Checkpoints:
             FileFormatError: no checkpoint is good, or they are of another model.
             SimspineError: the training was on other data.
         """
+        found = self.restore_all(like, data)
+        return None if found is None else found[0]
+
+    def restore_all(self, like: TrainState, data: BatchState | None = None) -> tuple[TrainState, Any] | None:
+        """The same with the ``place`` that was saved beside it, None where there was none."""
         steps = self.steps
         for step in reversed(steps):
             found = self._restored(step, like)
@@ -142,7 +152,7 @@ class Checkpoints:
             if data is not None:
                 self._check_data(about, data)
                 self._remove(s for s in steps if s > step)
-            return _filled(like, arrays)
+            return _filled(like, arrays), about.get("place")
         if steps:
             raise FileFormatError(
                 f"{place(self.folder)}: none of its checkpoints can be read; valid is a folder with a "

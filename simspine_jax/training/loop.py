@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Generic, Protocol
 
 import jax
 import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
 
 from simspine_jax.arrays import Array
-from simspine_jax.datasets import ClipSequence, Statistics, statistics_of
+from simspine_jax.datasets import BatchState, ClipSequence, statistics_of
 from simspine_jax.errors import FileFormatError, SimspineError
 from simspine_jax.io.files import make_folder, place
 from simspine_jax.kinematics.model import SpineModel
@@ -21,12 +24,14 @@ from simspine_jax.training.logs import Logs
 from simspine_jax.training.models import LifterModule, build_lifter, empty_statistics, needs_body
 from simspine_jax.training.run import Run, read_run, write_run
 from simspine_jax.training.state import (
+    Model,
     TrainState,
     assembled,
     data_mesh,
     data_state,
     initial_state,
     make_step,
+    replicated,
 )
 
 RUN_FILE = "run.json"
@@ -36,8 +41,32 @@ Progress = Callable[[int, dict[str, float]], None]
 """Called with the steps done and the latest means of losses by name."""
 
 
+class AnyRun(Protocol):
+    """What the loop reads of a run of any kind; see `run.Run`."""
+
+    @property
+    def steps(self) -> int:
+        """Of the optimiser."""
+        ...
+
+    @property
+    def log_every(self) -> int:
+        """Steps."""
+        ...
+
+    @property
+    def save_every(self) -> int:
+        """Steps."""
+        ...
+
+    @property
+    def keep(self) -> int:
+        """Checkpoints."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
-class Trained:
+class Trained(Generic[Model]):
     """A finished training.
 
     Attributes:
@@ -49,7 +78,7 @@ class Trained:
     """
 
     folder: Path
-    model: LifterModule
+    model: Model
     steps: int
     seconds: float
     losses: dict[str, float]
@@ -63,7 +92,7 @@ def train(
     spine: SpineModel | None = None,
     progress: Progress | None = None,
     note: Note = print,
-) -> Trained:
+) -> Trained[LifterModule]:
     """Trains, or goes on with a training that was stopped.
 
     Killed at any time and called again, it ends with the same numbers as if it had not been stopped.
@@ -81,25 +110,17 @@ def train(
             the data don't do.
     """
     make_folder(folder)
-    _keep_run(folder, run)
+    if (folder / RUN_FILE).exists():
+        check_same_run(folder, run)
+    write_run(folder / RUN_FILE, run)
     samples = training_samples(run, clips)
     rows, statistics = prepare(samples), statistics_of(samples)
-    checkpoints = Checkpoints(folder / FOLDER, keep=run.keep, note=note)
-    try:
-        trained = _train(run, rows, statistics, spine, folder, checkpoints, progress)
-        checkpoints.close()
-    except BaseException:
-        checkpoints.abandon()
-        raise
-    return trained
 
+    def begun() -> tuple[Learner, TrainState]:
+        structure, state = initial_state(build_lifter(run, statistics, spine), run)
+        return LifterLearner(run, rows, structure), state
 
-def _keep_run(folder: Path, run: Run) -> None:
-    """Writes the run; an older one there must be the same but for what doesn't change its numbers."""
-    path = folder / RUN_FILE
-    if path.exists():
-        check_same_run(folder, run)
-    write_run(path, run)
+    return train_learner(run, begun, folder, progress=progress, note=note)
 
 
 def check_same_run(folder: Path, run: Run) -> None:
@@ -108,7 +129,11 @@ def check_same_run(folder: Path, run: Run) -> None:
     Raises:
         SimspineError: it is another, or damaged.
     """
-    older = read_run(folder / RUN_FILE)
+    check_same(folder, read_run(folder / RUN_FILE), run)
+
+
+def check_same(folder: Path, older: Any, run: Any) -> None:
+    """The same of a run of any kind, and the one that the folder holds."""
     free = {"keep": run.keep, "save_every": run.save_every, "log_every": run.log_every}
     if replace(older, **free, expected=run.expected) != run:
         raise SimspineError(
@@ -117,45 +142,116 @@ def check_same_run(folder: Path, run: Run) -> None:
         )
 
 
+class Learner(Protocol):
+    """What the loop asks of a kind of model: its steps, and where its data are."""
+
+    structure: nnx.GraphDef[Any]
+    mesh: Mesh
+
+    def begin(self, done: int, place: Any) -> None:
+        """Goes to the data of the step after so many; ``place`` is what `place` told then, if anything."""
+        ...
+
+    def step(self, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
+        """The next step: the state after it, and its losses by name."""
+        ...
+
+    def data(self, done: int) -> BatchState:
+        """Where the data are after so many steps."""
+        ...
+
+    def place(self) -> Any:
+        """JSON that brings the data there again; None where the number of steps is enough."""
+        ...
+
+
+class LifterLearner:
+    """A lifter on samples that are on the device; see `Learner`."""
+
+    def __init__(self, run: Run, rows: Rows, structure: nnx.GraphDef[LifterModule]) -> None:
+        self.structure, self.mesh = structure, data_mesh()
+        self._run, self._rows = run, jax.device_put(rows, replicated(self.mesh))
+        self._step = make_step(structure, run, rows, self.mesh)
+
+    def begin(self, done: int, place: Any) -> None:
+        """See `Learner`: the state's own number tells the batch."""
+
+    def step(self, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
+        """See `Learner`."""
+        return self._step(state, self._rows)
+
+    def data(self, done: int) -> BatchState:
+        """See `Learner`."""
+        return data_state(done, self._run, len(self._rows))
+
+    def place(self) -> Any:
+        """See `Learner`."""
+        return None
+
+
+def train_learner(
+    run: AnyRun,
+    begun: Callable[[], tuple[Learner, TrainState]],
+    folder: Path,
+    *,
+    progress: Progress | None = None,
+    note: Note = print,
+) -> Trained[Any]:
+    """Trains what a run of any kind is about, or goes on with it; see `train`.
+
+    Args:
+        run: what to train; its JSON is in the folder already.
+        begun: opens the data and gives the state before the first step.
+        folder: gets checkpoints and curves.
+        progress: told about steps and losses.
+        note: told of damaged checkpoints.
+    """
+    checkpoints = Checkpoints(folder / FOLDER, keep=run.keep, note=note)
+    try:
+        trained = _train(run, *begun(), folder, checkpoints, progress)
+        checkpoints.close()
+    except BaseException:
+        checkpoints.abandon()
+        raise
+    return trained
+
+
 def _train(
-    run: Run,
-    rows: Rows,
-    statistics: Statistics,
-    spine: SpineModel | None,
+    run: AnyRun,
+    learner: Learner,
+    state: TrainState,
     folder: Path,
     checkpoints: Checkpoints,
     progress: Progress | None,
-) -> Trained:
-    structure, state = initial_state(build_lifter(run, statistics, spine), run)
-    mesh = data_mesh()
-    step = make_step(structure, run, rows, mesh)
-    restored = checkpoints.restore(state, data_state(0, run, len(rows)))
-    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    state, rows = jax.device_put((state if restored is None else restored, rows), whole)
+) -> Trained[Any]:
+    restored = checkpoints.restore_all(state, learner.data(0))
+    state, place = (state, None) if restored is None else restored
+    state = jax.device_put(state, replicated(learner.mesh))
     done = int(state.step)
+    learner.begin(done, place)
     logs, began, means = Logs(folder / LOGS, done), time.perf_counter(), {}
     try:
         while done < run.steps:
             until = min(run.steps, done + run.log_every - done % run.log_every)
-            state, means = _steps(step, state, rows, until - done, checkpoints, done)
+            state, means = _steps(learner, state, until - done, checkpoints, done)
             done = until
             logs.write(done, means)
             if progress is not None:
                 progress(done, means)
             if done % run.save_every == 0 or done == run.steps:
-                checkpoints.save(state, data_state(done, run, len(rows)))
+                checkpoints.save(state, learner.data(done), learner.place())
     finally:
         logs.close()
-    return Trained(folder, assembled(structure, state), done, time.perf_counter() - began, means)
+    return Trained(folder, assembled(learner.structure, state), done, time.perf_counter() - began, means)
 
 
 def _steps(
-    step, state: TrainState, rows: Rows, count: int, checkpoints: Checkpoints, done: int
+    learner: Learner, state: TrainState, count: int, checkpoints: Checkpoints, done: int
 ) -> tuple[TrainState, dict[str, float]]:
     """So many steps, and the means of what they tell; stops where a number isn't one any more."""
     told: list[dict[str, Array]] = []
     for _ in range(count):
-        state, metrics = step(state, rows)
+        state, metrics = learner.step(state)
         told.append(metrics)
     values = {name: np.array([float(m[name]) for m in told]) for name in told[0]}
     bad = [

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from simspine_jax.errors import FileFormatError, SimspineError, UnknownNameError, one_line
 from simspine_jax.io.files import PathLike, atomic_write, place, read_text
@@ -32,6 +32,9 @@ MODELS: Mapping[str, type[Any]] = {
 """Kinds of models, as run files call them, and their options."""
 
 CONFIGS = Path(__file__).with_name("configs")
+
+AnyRun = TypeVar("AnyRun")
+"""A `Run`, or another frozen dataclass of settings, as `detector_run.DetectorRun`."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +86,14 @@ class Expected:
     """What a run is known to cost and to reach.
 
     Attributes:
-        minutes: on two CPU cores.
+        minutes: on that machine.
         scores: by name, such as ``spine_pmpjpe_mm``; on which data is said in the config file.
+        machine: that the minutes are of, in words.
     """
 
     minutes: float
     scores: dict[str, float] = field(default_factory=dict)
+    machine: str = "two CPU cores"
 
 
 @dataclass(frozen=True)
@@ -126,18 +131,7 @@ class Run:
     keep: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "save_every", "keep"):
-            if getattr(self, name) < 1:
-                raise SimspineError(
-                    f"{name} of the run {self.name} is {getattr(self, name)}; valid is 1 or more"
-                )
-        if self.save_every % self.log_every:
-            raise SimspineError(
-                f"save_every of the run {self.name} is {self.save_every}; valid are multiples of log_every, "
-                f"{self.log_every}, after which losses are looked at"
-            )
-        if self.average is not None and not 0 < self.average < 1:
-            raise SimspineError(f"average of the run {self.name} is {self.average}; valid is between 0 and 1")
+        check_counts(self)
 
     @property
     def frames(self) -> int | None:
@@ -145,13 +139,39 @@ class Run:
         return getattr(self.model, "frames", None)
 
 
+def check_counts(run: Any) -> None:
+    """Refuses a run whose steps, batches or average can't be.
+
+    Raises:
+        SimspineError: one of them can't.
+    """
+    for name in ("steps", "batch_size", "log_every", "save_every", "keep"):
+        if getattr(run, name) < 1:
+            raise SimspineError(f"{name} of the run {run.name} is {getattr(run, name)}; valid is 1 or more")
+    if run.save_every % run.log_every:
+        raise SimspineError(
+            f"save_every of the run {run.name} is {run.save_every}; valid are multiples of log_every, "
+            f"{run.log_every}, after which losses are looked at"
+        )
+    if run.average is not None and not 0 < run.average < 1:
+        raise SimspineError(f"average of the run {run.name} is {run.average}; valid is between 0 and 1")
+
+
 def load_run(config: str) -> Run:
-    """A run by the name of a config of the package, or by the path of a Python file.
+    """A lifter's run by the name of a config of the package, or by the path of a Python file.
 
     Raises:
         UnknownNameError: there is no such config.
         FileFormatError: the file can't be run, or has no `Run` called RUN.
     """
+    run = load_config(config)
+    if not isinstance(run, Run):
+        raise FileFormatError(f"{config}: its RUN is none of a lifter; valid is RUN = Run(...)")
+    return run
+
+
+def load_config(config: str) -> Any:
+    """What a config of the package, or a Python file, calls RUN; see `load_run`."""
     path = Path(config)
     if path.suffix != ".py":
         path = CONFIGS / f"{config}.py"
@@ -169,14 +189,14 @@ def load_run(config: str) -> Run:
             f"{place(path)}: it can't be run ({type(error).__name__}: {one_line(str(error))}); "
             "valid is a Python file that sets RUN"
         ) from None
-    if not isinstance(found, Run):
+    if not dataclasses.is_dataclass(found):
         raise FileFormatError(
             f"{place(path)}: it has no RUN; valid is a Python file that sets RUN = Run(...)"
         )
     return found
 
 
-def with_settings(run: Run, settings: Iterable[str]) -> Run:
+def with_settings(run: AnyRun, settings: Iterable[str]) -> AnyRun:
     """The run with single settings changed.
 
     Args:
@@ -196,7 +216,7 @@ def with_settings(run: Run, settings: Iterable[str]) -> Run:
         value = changes.get(first, getattr(run, first, None))
         changes[first] = _changed(run, value, first, rest, text.strip(), name)
     # All at once, as what is valid together may not be so on the way.
-    return dataclasses.replace(run, **changes)
+    return dataclasses.replace(typing.cast(Any, run), **changes)
 
 
 def _changed(part: Any, value: Any, first: str, rest: list[str], text: str, whole: str) -> Any:
@@ -249,36 +269,87 @@ def _parsed(text: str, hint: Any, name: str) -> Any:
         raise SimspineError(f"The setting {name} is '{text}'; valid is {kind}") from None
 
 
-def run_to_json(run: Run) -> dict[str, Any]:
-    """The run as JSON's types."""
-    kind = next(name for name, options in MODELS.items() if type(run.model) is options)
+def run_to_json(run: Any, kinds: Mapping[str, type[Any]] = MODELS) -> dict[str, Any]:
+    """The run as JSON's types, with the kind of its model.
+
+    Args:
+        run: of any kind.
+        kinds: of models, and their options.
+    """
+    kind = next(name for name, options in kinds.items() if type(run.model) is options)
     content = dataclasses.asdict(run)
     return content | {"model": {"kind": kind, **content["model"]}}
 
 
-def write_run(path: PathLike, run: Run) -> None:
-    """Writes the run as JSON."""
+def write_run(path: PathLike, run: Any, kinds: Mapping[str, type[Any]] = MODELS) -> None:
+    """Writes the run as JSON; arguments as in `run_to_json`."""
     with atomic_write(path) as file:
-        json.dump(run_to_json(run), file, indent=1)
+        json.dump(run_to_json(run, kinds), file, indent=1)
         file.write("\n")
 
 
 def read_run(path: PathLike) -> Run:
+    """A lifter's run that `write_run` wrote.
+
+    Raises:
+        FileFormatError: it is missing, damaged, of another version of this program, or none of a lifter.
+    """
+    return read_run_as(path, Run, MODELS, "a lifter")
+
+
+def read_run_as(path: PathLike, run: type[AnyRun], kinds: Mapping[str, type[Any]], what: str) -> AnyRun:
     """A run that `write_run` wrote.
+
+    Args:
+        path: of the file.
+        run: its class.
+        kinds: of models, and their options.
+        what: such a model is, in words.
+
+    Raises:
+        FileFormatError: as in `read_run`.
+    """
+    kind = model_kind(path)
+    if kind not in kinds:
+        raise FileFormatError(
+            f"{place(path)}: it trains '{kind}', which is not {what}; valid are {', '.join(kinds)}"
+        )
+    try:
+        content = json.loads(read_text(path))
+        model = {name: value for name, value in content.pop("model").items() if name != "kind"}
+        options = _rebuilt(kinds[kind], model)
+        return run(**_fields_of(run, content), model=options)  # type: ignore[call-arg]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _not_a_run(path, error) from None
+
+
+def model_kind(path: PathLike) -> str:
+    """Which kind of model a run that `write_run` wrote has.
 
     Raises:
         FileFormatError: it is missing, damaged, or of another version of this program.
     """
     try:
-        content = json.loads(read_text(path))
-        model = dict(content.pop("model"))
-        options = MODELS[model.pop("kind")](**model)
-        optimiser = content.pop("optimiser")
-        optimiser = OptimiserOptions(**optimiser | {"drops": tuple(optimiser["drops"])})
-        data, expected = DataOptions(**content.pop("data")), Expected(**content.pop("expected"))
-        return Run(**content, model=options, optimiser=optimiser, data=data, expected=expected)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FileFormatError(
-            f"{place(path)}: it is not a run of this version ({type(error).__name__}: "
-            f"{one_line(str(error))}); valid is the run.json of a training"
-        ) from None
+        return str(json.loads(read_text(path))["model"]["kind"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _not_a_run(path, error) from None
+
+
+def _not_a_run(path: PathLike, error: Exception) -> FileFormatError:
+    return FileFormatError(
+        f"{place(path)}: it is not a run of this version ({type(error).__name__}: "
+        f"{one_line(str(error))}); valid is the run.json of a training"
+    )
+
+
+def _fields_of(kind: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON's values of a dataclass's fields as the types that these have."""
+    hints = typing.get_type_hints(kind)
+    return {name: _rebuilt(hints[name], value) for name, value in content.items()}
+
+
+def _rebuilt(hint: Any, value: Any) -> Any:
+    """JSON's value as the type of a field: tuples and dataclasses again."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return hint(**_fields_of(hint, value))
+    return tuple(value) if typing.get_origin(hint) is tuple else value

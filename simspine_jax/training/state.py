@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,8 @@ DATA_AXIS = "data"
 DROP = 0.1
 """What the learning rate is multiplied by at each drop of the schedule ``steps``."""
 
+Model = TypeVar("Model", bound=nnx.Module)
+
 Step = Callable[["TrainState", Rows], tuple["TrainState", dict[str, Array]]]
 
 
@@ -38,6 +40,7 @@ class TrainState:
         rest: statistics of batches and of the data.
         optimiser: of optax.
         average: of the weights over steps; None where there is none.
+        average_rest: of the statistics over steps; None where the last ones are used.
     """
 
     step: Int[Array, ""]
@@ -45,11 +48,17 @@ class TrainState:
     rest: nnx.State
     optimiser: Any
     average: nnx.State | None
+    average_rest: nnx.State | None = None
 
     @property
     def evaluated(self) -> nnx.State:
         """The weights to use: the average where there is one."""
         return self.params if self.average is None else self.average
+
+    @property
+    def evaluated_rest(self) -> nnx.State:
+        """The statistics to use with them."""
+        return self.rest if self.average_rest is None else self.average_rest
 
 
 def make_optimiser(options: OptimiserOptions, steps: int) -> optax.GradientTransformation:
@@ -98,15 +107,11 @@ def make_step(structure: nnx.GraphDef[LifterModule], run: Run, rows: Rows, mesh:
     Raises:
         ShapeError: there is no whole batch, or it can't be shared out evenly.
     """
-    count, n_devices = len(rows), mesh.devices.size
-    if run.batch_size > count or run.batch_size % n_devices:
-        raise ShapeError(
-            f"Batches of {run.batch_size} can't be made of {count} samples on {n_devices} devices; valid are "
-            f"multiples of {n_devices} up to {count}"
-        )
+    count = len(rows)
+    check_batch(run.batch_size, count, mesh)
     optimiser = make_optimiser(run.optimiser, run.steps)
     shared = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
-    whole = NamedSharding(mesh, PartitionSpec())
+    whole = replicated(mesh)
 
     def step(state: TrainState, rows: Rows) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(run.seed), state.step)
@@ -120,11 +125,30 @@ def make_step(structure: nnx.GraphDef[LifterModule], run: Run, rows: Rows, mesh:
         (loss, (parts, rest)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, inner = optimiser.update(gradients, state.optimiser, state.params)
         params: Any = optax.apply_updates(state.params, updates)
-        average = _averaged(state, params, run.average)
+        average = averaged(state.step, state.average, params, run.average)
         metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients), **parts}
         return TrainState(state.step + 1, params, rest, inner, average), metrics
 
     return jax.jit(step, donate_argnums=0, out_shardings=whole)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """On all devices of the mesh, whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def check_batch(batch_size: int, count: int, mesh: Mesh) -> None:
+    """Refuses batches that are larger than the set or can't be shared out evenly.
+
+    Raises:
+        ShapeError: they are.
+    """
+    n_devices = mesh.devices.size
+    if batch_size > count or batch_size % n_devices:
+        raise ShapeError(
+            f"Batches of {batch_size} can't be made of {count} samples on {n_devices} devices; valid are "
+            f"multiples of {n_devices} up to {count}"
+        )
 
 
 def places(step: Int[Array, ""], run: Run, count: int) -> Int[Array, " B"]:
@@ -141,15 +165,24 @@ def data_state(step: int, run: Run, count: int) -> BatchState:
     return BatchState(run.seed, epoch, position, count, run.batch_size)
 
 
-def _averaged(state: TrainState, params: nnx.State, keep: float | None) -> nnx.State | None:
-    """The average after a step; it begins with short ones, or the first weights would stay in it for long."""
+def averaged(
+    step: Int[Array, ""], average: nnx.State | None, values: Any, keep: float | None
+) -> nnx.State | None:
+    """The average after a step; it begins with short ones, or the first values would stay in it for long.
+
+    Args:
+        step: steps done before.
+        average: before it.
+        values: after it.
+        keep: share of the average that is kept; None for no average.
+    """
     if keep is None:
         return None
-    done = state.step.astype(jnp.float32)
+    done = step.astype(jnp.float32)
     share = jnp.minimum(keep, (1.0 + done) / (10.0 + done))
-    return jax.tree.map(lambda a, p: share * a + (1 - share) * p, state.average, params)
+    return jax.tree.map(lambda a, p: share * a + (1 - share) * p, average, values)
 
 
-def assembled(structure: nnx.GraphDef[LifterModule], state: TrainState) -> LifterModule:
+def assembled(structure: nnx.GraphDef[Model], state: TrainState) -> Model:
     """The model as it is to be used."""
-    return nnx.merge(structure, state.evaluated, state.rest, copy=True)
+    return nnx.merge(structure, state.evaluated, state.evaluated_rest, copy=True)

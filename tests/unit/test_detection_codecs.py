@@ -376,6 +376,27 @@ def test_keypoints_go_back_to_the_picture() -> None:
     assert np.abs(picture_keypoints(crops[:1, :17], matrices[:1]) - points[:1, :17]).max() < 1e-9
 
 
+def test_udp_keypoints_come_back_from_published_crops_exactly() -> None:
+    """Also by MMPose's way back, which knows nothing of the crop's map."""
+    boxes = [(100 + 20 * b, 50, 200, 400 - 120 * b) for b in range(B)]
+    shown = [padded_box(box) for box in boxes]
+    matrices = np.stack([crop_matrix(*s, udp=True) for s in shown])
+    inside = np.random.default_rng(4).uniform(0.2, 0.8, (B, K, 2))
+    points = np.stack([c + (p - 0.5) * e for p, (c, e) in zip(inside, shown, strict=True)])
+    crops = np.stack([map_points(m, p) for m, p in zip(matrices, points, strict=True)])
+    target = UDP.encode(jnp.asarray(crops), jnp.ones((B, K), bool))
+    found = np.asarray(UDP.decode(target.labels).keypoints, np.float64)
+    # A thousandth of a pixel of the crop, which is up to 2.8 of the picture.
+    assert np.abs(picture_keypoints(found, matrices) - points).max() < 3e-3
+    for b, (center, extent) in enumerate(shown):
+        cells = np.array([reference_dark(np.asarray(target.labels)[b, :, :, k]) for k in range(K)])
+        theirs = cells / (47, 63) * extent + center - extent / 2
+        assert np.abs(theirs - points[b]).max() < 3e-3
+    assert UDP.udp
+    assert not SIMCC.udp
+    assert not MSRA.udp
+
+
 # Bad input ------------------------------------------------------------------------------------------------
 
 

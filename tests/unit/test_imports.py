@@ -48,6 +48,9 @@ RANKS = {
     "io.trials": 5,
     "io.layout": 4,
     "io.samples": 5,
+    "io.video": 6,
+    "dynamics": 5,
+    "fitting": 5,
     "quality": 5,
     "metrics": 5,
     "layers": 1,
@@ -61,15 +64,18 @@ RANKS = {
     "viz": 10,
     "demo": 11,
     "cli_parsing": 1,
+    "cli_dynamics": 11,
     "cli_simulation": 11,
     "cli_training": 11,
+    "cli_detection": 11,
     "cli_benchmark": 12,
+    "cli_mixing": 12,
     "cli_dataset_export": 12,
     "cli_dataset": 13,
     "cli": 14,
 }
 # What the pure core may import besides itself and the standard library.
-CORE = ("geometry", "signal", "solvers", "kinematics", "metrics")
+CORE = ("geometry", "signal", "solvers", "kinematics", "dynamics", "metrics")
 CORE_PACKAGES = {"jax", "numpy", "scipy", "mujoco", "jaxtyping"}
 # Where the library may import the other packages, in a function (`kinematics.isolated` runs one as process).
 CONVERTER_USERS = {"cli", "cli_dataset", "demo", "pipeline"}

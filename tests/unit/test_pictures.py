@@ -138,6 +138,23 @@ def test_crop_matrices_are_mmposes(box: tuple[float, ...], degrees: float) -> No
     assert np.abs(map_points(ours, points) - map_points(theirs, points)).max() < MMPOSE_PX
 
 
+@pytest.mark.parametrize("box", [(10, 20, 300, 100), (200, 30, 90, 700)])
+def test_udps_extent_ends_in_the_middles_of_corner_pixels(box: tuple[float, ...]) -> None:
+    center, extent = padded_box(box)
+    corners = center + np.array([[-0.5, -0.5], [0.5, -0.5], [-0.5, 0.5], [0.5, 0.5]]) * extent
+    places = map_points(crop_matrix(center, extent, udp=True), corners)
+    height, width = CROP_SIZE
+    wanted = np.array([[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]])
+    assert np.abs(places - wanted).max() < EXACT
+    # The published transform turns before it stretches, to the side that its other one doesn't.
+    turned = crop_matrix(center, extent, turn=0.5, udp=True)
+    cosine, sine = np.cos(-0.5), np.sin(-0.5)
+    back = (corners - center) @ np.array([[cosine, -sine], [sine, cosine]]).T
+    stretched = (back / extent + 0.5) * (width - 1, height - 1)
+    assert np.abs(map_points(turned, corners) - stretched).max() < EXACT
+    assert np.abs(map_points(inverse_map(turned), stretched) - corners).max() < EXACT
+
+
 @pytest.mark.parametrize("box", [(0, 0, 0, 5), (0, 0, 5, float("nan"))])
 def test_empty_boxes_are_refused(box: tuple[float, ...]) -> None:
     with pytest.raises(ShapeError, match="is empty"):
