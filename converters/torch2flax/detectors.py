@@ -14,6 +14,7 @@ ViTPose    the original repository's (``backbone.blocks.0.norm1.weight``), MMPos
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,13 +24,12 @@ import numpy as np
 from flax import nnx
 from numpy.typing import NDArray
 
-from simspine_jax.detection.hrnet import HRNet
-from simspine_jax.detection.rtmpose import RTMPose
-from simspine_jax.detection.vitpose import ViTPose
+from simspine_jax.detection.hrnet import HRNet, HRNetOptions
+from simspine_jax.detection.models import DetectorModule, DetectorOptions
+from simspine_jax.detection.rtmpose import RTMPose, RTMPoseOptions
+from simspine_jax.detection.vitpose import ViTPose, ViTPoseOptions
 from simspine_jax.errors import FileFormatError, listed, one_line
 from torch2flax.reading import StateDict
-
-Detector = RTMPose | HRNet | ViTPose
 
 SHOWN = 4
 """Names that an error lists."""
@@ -37,6 +37,14 @@ SHOWN = 4
 IGNORED = ("num_batches_tracked", "data_preprocessor.mean", "data_preprocessor.std")
 """Ends of names of tensors that no detector computes with."""
 
+RTMPOSE_NAMES = ("backbone.stem.0.conv.weight",)
+HRNET_NAMES = ("backbone.conv1.weight", "conv1.weight")
+VITPOSE_NAMES = (
+    "backbone.blocks.0.norm1.weight",
+    "backbone.layers.0.ln1.weight",
+    "backbone.encoder.layer.0.layernorm_before.weight",
+)
+"""Of each known layout a name that only it has."""
 
 Shape = tuple[int, ...]
 
@@ -97,20 +105,45 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A part of a model in a report.
+
+    Attributes:
+        ours: what the names of our variables begin with.
+        published: what those of the tensors begin with; empty where they begin differently.
+        tensors: how many there are.
+        numbers: how many they hold.
+    """
+
+    ours: str
+    published: str
+    tensors: int
+    numbers: int
+
+
+@dataclass(frozen=True)
 class Matched:
     """What was loaded.
 
     Attributes:
         layout: whose names the weights have.
-        tensors: how many were used.
-        numbers: how many they hold.
+        parts: of the model, in its order.
         ignored: tensors that no detector computes with.
     """
 
     layout: str
-    tensors: int
-    numbers: int
+    parts: tuple[Part, ...]
     ignored: tuple[str, ...]
+
+    @property
+    def tensors(self) -> int:
+        """How many were used."""
+        return sum(part.tensors for part in self.parts)
+
+    @property
+    def numbers(self) -> int:
+        """How many they hold, with statistics of normalisations."""
+        return sum(part.numbers for part in self.parts)
 
     def __str__(self) -> str:
         """One line."""
@@ -119,8 +152,17 @@ class Matched:
             f"{len(self.ignored)} not needed"
         )
 
+    def table(self) -> str:
+        """A line for each part: where it comes from, how many tensors and numbers it has."""
+        rows = [("part", "from", "tensors", "numbers")]
+        rows += [(p.ours, p.published or "several", str(p.tensors), f"{p.numbers:,}") for p in self.parts]
+        wide = [max(len(row[i]) for row in rows) for i in range(4)]
+        return "\n".join(
+            f"{a:<{wide[0]}}  {b:<{wide[1]}}  {c:>{wide[2]}}  {d:>{wide[3]}}" for a, b, c, d in rows
+        )
 
-def load_detector(model: Detector, weights: StateDict, source: str = "the state dict") -> Matched:
+
+def load_detector(model: DetectorModule, weights: StateDict, source: str = "the state dict") -> Matched:
     """Puts a state dict's weights into a detector: all of them, or none and an error.
 
     Args:
@@ -131,21 +173,63 @@ def load_detector(model: Detector, weights: StateDict, source: str = "the state 
     Raises:
         FileFormatError: the names are of no known layout, some are missing or left over, or sizes differ.
     """
-    layout, sources = mapping(model, weights, source)
     variables = dict(_variables(model))
+    layout, sources = mapping(model, weights, source)
     assert {s.path for s in sources} == set(variables), "a mapping covers its model"
-    needed = [name for s in sources for name in s.names]
-    ignored = tuple(sorted(name for name in weights if name.endswith(IGNORED)))
-    _refuse_names(set(needed) - set(weights), set(weights) - {*needed, *ignored}, source, model)
-    _refuse_shapes(sources, variables, weights, source)
+    missing, extra, ignored = _odd_names(sources, weights)
+    _refuse_names(missing, extra, source, model)
+    if wrong := _wrong_shapes(sources, variables, weights):
+        raise FileFormatError(f"In {source} {listed(wrong, SHOWN)}: it is of a model of another size")
     for s in sources:
         value = np.concatenate([np.asarray(weights[n], np.float32) for n in s.names])
         variables[s.path].set_value(jnp.asarray(s.layout.ours(value)))
-    numbers = sum(int(np.size(weights[name])) for name in needed)
-    return Matched(layout, len(needed), numbers, ignored)
+    return Matched(layout, tuple(_parts(sources, weights)), ignored)
 
 
-def mapping(model: Detector, weights: StateDict, source: str = "the state dict") -> tuple[str, list[Source]]:
+def fitting_keypoints(model: DetectorModule, weights: StateDict) -> int | None:
+    """How many keypoints a state dict's detector has if all else is this model's; None where it isn't."""
+    if not any(name in weights for _, name, _ in _layouts(model, weights)):
+        return None
+    sources = mapping(model, weights)[1]
+    missing, extra, _ = _odd_names(sources, weights)
+    body = [s for s in sources if "final_layer" not in s.path.split(".")]
+    if missing or extra or _wrong_shapes(body, dict(_variables(model)), weights):
+        return None
+    return np.size(weights[next(s.names[0] for s in sources if s.path.endswith("final_layer.bias"))])
+
+
+def has_names_of(options: DetectorOptions, weights: StateDict) -> bool:
+    """Whether a state dict has a name that only detectors of these options' kind have."""
+    kinds = ((RTMPoseOptions, RTMPOSE_NAMES), (HRNetOptions, HRNET_NAMES), (ViTPoseOptions, VITPOSE_NAMES))
+    return any(name in weights for kind, names in kinds if isinstance(options, kind) for name in names)
+
+
+def _parts(sources: list[Source], weights: StateDict) -> Iterator[Part]:
+    grouped: dict[str, list[str]] = {}
+    for s in sources:
+        grouped.setdefault(_part_of(s.path), []).extend(s.names)
+    for ours, names in grouped.items():
+        numbers = sum(int(np.size(weights[name])) for name in names)
+        yield Part(ours, _common(names), len(names), numbers)
+
+
+def _common(names: list[str]) -> str:
+    """The words with which all names begin, of a single name all."""
+    words = [name.split(".") for name in names]
+    same = itertools.takewhile(lambda ws: len(set(ws)) == 1, zip(*words, strict=False))
+    return ".".join(ws[0] for ws in same)
+
+
+def _part_of(path: str) -> str:
+    """Up to the first number, else the first two names, of those above the variable's own."""
+    words = path.split(".")[:-1] or [path]
+    numbers = [i for i, word in enumerate(words) if word.isdigit()]
+    return ".".join(words[: numbers[0] + 1 if numbers else 2])
+
+
+def mapping(
+    model: DetectorModule, weights: StateDict, source: str = "the state dict"
+) -> tuple[str, list[Source]]:
     """Whose names a state dict has, and where each variable of the model comes from.
 
     Args:
@@ -166,7 +250,7 @@ def mapping(model: Detector, weights: StateDict, source: str = "the state dict")
     )
 
 
-def _variables(model: Detector) -> Iterator[tuple[str, nnx.Variable]]:
+def _variables(model: DetectorModule) -> Iterator[tuple[str, nnx.Variable]]:
     """Trained numbers and running statistics by path."""
     state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
     for path, _ in nnx.to_flat_state(state):
@@ -176,7 +260,14 @@ def _variables(model: Detector) -> Iterator[tuple[str, nnx.Variable]]:
         yield ".".join(map(str, path)), found
 
 
-def _refuse_names(missing: set[str], extra: set[str], source: str, model: Detector) -> None:
+def _odd_names(sources: list[Source], weights: StateDict) -> tuple[set[str], set[str], tuple[str, ...]]:
+    """Names that are missing, left over, and not needed."""
+    needed = {name for s in sources for name in s.names}
+    ignored = tuple(sorted(name for name in weights if name.endswith(IGNORED)))
+    return needed - set(weights), set(weights) - {*needed, *ignored}, ignored
+
+
+def _refuse_names(missing: set[str], extra: set[str], source: str, model: DetectorModule) -> None:
     parts = [
         f"{verb} {listed([one_line(n, 80) for n in sorted(names)], SHOWN)}"
         for verb, names in (("lacks", missing), ("also has", extra))
@@ -188,9 +279,8 @@ def _refuse_names(missing: set[str], extra: set[str], source: str, model: Detect
         )
 
 
-def _refuse_shapes(
-    sources: list[Source], variables: dict[str, nnx.Variable], weights: StateDict, source: str
-) -> None:
+def _wrong_shapes(sources: list[Source], variables: dict[str, nnx.Variable], weights: StateDict) -> list[str]:
+    """What is to be said of tensors of another shape than the model's."""
     wrong = []
     for s in sources:
         whole = s.layout.published(variables[s.path].get_value().shape)
@@ -200,26 +290,24 @@ def _refuse_shapes(
             for n in s.names
             if np.shape(weights[n]) != valid
         ]
-    if wrong:
-        raise FileFormatError(f"In {source} {listed(wrong, SHOWN)}: it is of a model of another size")
+    return wrong
 
 
-def _layouts(model: Detector, weights: StateDict) -> Iterator[tuple[str, str, Iterator[Source]]]:
+def _layouts(model: DetectorModule, weights: StateDict) -> Iterator[tuple[str, str, Iterator[Source]]]:
     """Each known layout, a name that only it has, and its mapping."""
     head = "keypoint_head" if "keypoint_head.final_layer.weight" in weights else "head"
     if isinstance(model, RTMPose):
-        yield "MMPose", "backbone.stem.0.conv.weight", _rtmpose(model)
+        yield "MMPose", RTMPOSE_NAMES[0], _rtmpose(model)
     elif isinstance(model, HRNet):
-        yield "MMPose", "backbone.conv1.weight", _hrnet(model, "backbone.", f"{head}.final_layer")
-        yield "HRNet", "conv1.weight", _hrnet(model, "", "final_layer")
+        yield "MMPose", HRNET_NAMES[0], _hrnet(model, "backbone.", f"{head}.final_layer")
+        yield "HRNet", HRNET_NAMES[1], _hrnet(model, "", "final_layer")
     else:
         place = weights.get("backbone.pos_embed")
         with_class = place is not None and np.shape(place)[1:2] == (len(model.place) + 1,)
         names = _vit_names_mmpose(head, PLACES_AND_CLASS if with_class else PLACES)
-        yield "ViTPose", "backbone.blocks.0.norm1.weight", _vitpose(model, _vit_names(head))
-        yield "MMPose", "backbone.layers.0.ln1.weight", _vitpose(model, names)
-        first = f"{_TRANSFORMERS.block}.0.{_TRANSFORMERS.norms[0]}.weight"
-        yield "transformers", first, _vitpose(model, _TRANSFORMERS)
+        yield "ViTPose", VITPOSE_NAMES[0], _vitpose(model, _vit_names(head))
+        yield "MMPose", VITPOSE_NAMES[1], _vitpose(model, names)
+        yield "transformers", VITPOSE_NAMES[2], _vitpose(model, _TRANSFORMERS)
 
 
 def _norm(ours: str, theirs: str) -> Iterator[Source]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from simspine_jax.errors import FileFormatError, MissingDependencyError, one_line
+from simspine_jax.errors import FileFormatError, MissingDependencyError, SimspineError, one_line
 from simspine_jax.io.files import place, read_bytes
 
 StateDict = Mapping[str, NDArray[Any]]
@@ -29,7 +29,7 @@ def read_state_dict(path: Path) -> StateDict:
 
     Raises:
         FileFormatError: the file is missing, damaged, or holds no state dict.
-        MissingDependencyError: PyTorch or safetensors is needed and not installed.
+        SimspineError: PyTorch or safetensors is needed and not installed.
     """
     read_bytes(path)
     if path.suffix == ".safetensors":
@@ -37,7 +37,10 @@ def read_state_dict(path: Path) -> StateDict:
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise MissingDependencyError("torch", "training", f"Reading {path.name}") from None
+        raise SimspineError(
+            f"Reading {path.name} needs the package 'torch', which is not installed; install it with: pip "
+            "install torch, or give the weights as .safetensors"
+        ) from None
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
@@ -58,7 +61,7 @@ def _read_safetensors(path: Path) -> StateDict:
         from safetensors import SafetensorError  # type: ignore[import-not-found]
         from safetensors.numpy import load_file  # type: ignore[import-not-found]
     except ImportError:
-        raise MissingDependencyError("safetensors", "training", f"Reading {path.name}") from None
+        raise MissingDependencyError("safetensors", "weights", f"Reading {path.name}") from None
     try:
         return _plain(load_file(path))
     except (SafetensorError, ValueError) as error:

@@ -14,7 +14,7 @@ from flax import nnx
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 import torch_detectors as theirs  # noqa: E402
-from torch2flax.detectors import load_detector, mapping  # noqa: E402
+from torch2flax.detectors import fitting_keypoints, load_detector, mapping  # noqa: E402
 from torch2flax.reading import read_state_dict  # noqa: E402
 
 from simspine_jax.detection.cspnext import CSPNeXtOptions  # noqa: E402
@@ -296,3 +296,24 @@ def test_weights_of_another_detector_are_refused() -> None:
     weights = plain(theirs.RTMPose(0.1, 0.25, 5, SIZE))
     with pytest.raises(FileFormatError, match="valid are the names of ViTPose"):
         load_detector(empty(ViTPose, SMALL_VITPOSE), weights)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "make"),
+    [
+        (RTMPose, SMALL_RTMPOSE, lambda k: theirs.RTMPose(0.1, 0.25, k, SIZE)),
+        (HRNet, SMALL_HRNET, lambda k: theirs.HRNet(8, (1, 1, 1), k)),
+        (ViTPose, SMALL_VITPOSE, lambda k: theirs.ViTPose(32, 2, 2, k, SIZE)),
+    ],
+)
+def test_weights_of_other_keypoints_are_told_from_others(kind, options, make: Callable) -> None:
+    model = empty(kind, options)
+    weights = plain(make(17))
+    assert fitting_keypoints(model, weights) == 17
+    assert fitting_keypoints(model, plain(make(5))) == 5
+    with pytest.raises(FileFormatError, match="of a model of another size"):
+        load_detector(model, weights)
+    assert fitting_keypoints(model, {**weights, "neck.weight": np.zeros(3)}) is None
+    assert fitting_keypoints(model, {}) is None
+    name = next(n for n in weights if n.startswith("backbone") and weights[n].ndim == 4)
+    assert fitting_keypoints(model, {**weights, name: weights[name][:-1]}) is None

@@ -7,6 +7,8 @@ transformers library, and `HRNet` those of its own.
 from __future__ import annotations
 
 import math
+import warnings
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -380,3 +382,33 @@ def stirred(module: nn.Module, seed: int = 0, gain: float = 1.4) -> nn.Module:
                 else:
                     value.normal_(0, 0.3, generator=generator)
     return module.eval()
+
+
+def export_onnx(
+    module: nn.Module, path: Path, size: tuple[int, int] = (256, 192), folded: bool = True
+) -> None:
+    """An ONNX file with an open number of pictures, as MMDeploy's are.
+
+    Args:
+        module: in use.
+        path: of the file.
+        size: height and width of the pictures, px.
+        folded: whether normalisations are folded into convolutions, and weights get numbers for names.
+    """
+    outputs = ["simcc_x", "simcc_y"] if isinstance(module, RTMPose) else ["heat"]
+    mode = torch.onnx.TrainingMode.EVAL if folded else torch.onnx.TrainingMode.PRESERVE
+    with warnings.catch_warnings():
+        # The newer exporter needs one more package; it gives the same operators.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(
+            module,
+            (torch.zeros(1, 3, *size),),
+            str(path),
+            dynamo=False,
+            opset_version=17,
+            training=mode,
+            do_constant_folding=folded,
+            input_names=["input"],
+            output_names=outputs,
+            dynamic_axes={name: {0: "batch"} for name in ("input", *outputs)},
+        )
