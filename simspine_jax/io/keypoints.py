@@ -237,6 +237,15 @@ def _is_no_camera(folder: Path) -> bool:
     return bool(inside) and all(path.suffix.lower() in _PICTURES for path in inside)
 
 
+def read_openpose_frame(path: PathLike) -> list[NDArray[np.float64]]:
+    """Read one frame's people: each [K 3] x and y, px, and confidence; NaN where missing.
+
+    Raises:
+        FileFormatError: it is no such file.
+    """
+    return [np.concatenate([xy, c[..., None]], axis=-1) for xy, c in map(_masked, _people(path))]
+
+
 def read_coco_results(
     paths: Mapping[str, PathLike], *, schema: str | None = None, rate_hz: float | None = None
 ) -> Detections2D:
@@ -348,15 +357,19 @@ def _read_frames(files: list[Path]) -> dict[int, _People]:
         frame = int(match.group(1))
         if frame in frames:
             raise malformed(path, None, f"frame {frame} is there twice", "one file for each frame")
-        document = _json(path)
-        people = document.get("people") if isinstance(document, dict) else None
-        if not isinstance(people, list):
-            raise malformed(path, None, "it has no list of people", "OpenPose's JSON")
-        frames[frame] = [
-            _person(path, f"person {i}", p.get("pose_keypoints_2d") if isinstance(p, dict) else None)
-            for i, p in enumerate(people)
-        ]
+        frames[frame] = _people(path)
     return frames
+
+
+def _people(path: PathLike) -> _People:
+    document = _json(path)
+    people = document.get("people") if isinstance(document, dict) else None
+    if not isinstance(people, list):
+        raise malformed(path, None, "it has no list of people", "OpenPose's JSON")
+    return [
+        _person(path, f"person {i}", p.get("pose_keypoints_2d") if isinstance(p, dict) else None)
+        for i, p in enumerate(people)
+    ]
 
 
 def _json(path: PathLike) -> Any:
@@ -429,14 +442,35 @@ def write_openpose_folder(folder: PathLike, keypoints: Keypoints2D) -> None:
         SimspineError: a file can't be written.
     """
     values = np.concatenate([keypoints.positions, keypoints.confidence[..., None]], axis=-1)
-    present = ~np.isnan(keypoints.confidence)
     for view, camera in enumerate(keypoints.camera_names):
-        for frame, (picture, known) in enumerate(zip(values[:, view], present[:, view], strict=True)):
-            numbers = np.where(known[:, None], picture, 0.0).ravel().tolist()
-            people = [{"person_id": [-1], "pose_keypoints_2d": numbers}] if known.any() else []
-            name = f"{camera}_{keypoints.first_frame + frame:012d}_keypoints.json"
-            with atomic_write(Path(folder) / camera / name) as file:
-                json.dump({"version": 1.3, "people": people}, file)
+        for frame, person in enumerate(values[:, view]):
+            name = openpose_name(camera, keypoints.first_frame + frame)
+            write_openpose_frame(Path(folder) / camera / name, [person])
+
+
+def openpose_name(camera: str, frame: int) -> str:
+    """What OpenPose calls the file of a frame."""
+    return f"{camera}_{frame:012d}_keypoints.json"
+
+
+def write_openpose_frame(path: PathLike, people: Sequence[NDArray[np.float64]]) -> None:
+    """Write OpenPose's JSON of one frame; people without any keypoint are left out.
+
+    Args:
+        path: of the file.
+        people: each [K 3] x and y, px, and confidence; NaN where missing, which becomes three zeros.
+
+    Raises:
+        SimspineError: the file can't be written.
+    """
+    known = [np.isfinite(person).all(axis=-1, keepdims=True) for person in people]
+    entries = [
+        {"person_id": [-1], "pose_keypoints_2d": np.where(k, person, 0.0).ravel().tolist()}
+        for person, k in zip(people, known, strict=True)
+        if k.any()
+    ]
+    with atomic_write(path) as file:
+        json.dump({"version": 1.3, "people": entries}, file)
 
 
 def write_keypoints_npz(path: PathLike, keypoints: Keypoints2D) -> None:

@@ -327,8 +327,9 @@ def _order_of_cameras(
 
 
 def _camera_of(name: str, cameras: Sequence[str]) -> int | None:
-    if name in cameras:
-        return cameras.index(name)
+    for whole in (name, name.removesuffix("_json")):
+        if whole in cameras:
+            return cameras.index(whole)
     bare = [_bare(camera) for camera in cameras]
     within = [i for i, camera in enumerate(bare) if camera and _holds(_bare(name), camera)]
     longest = [i for i in within if not any(i != j and _holds(bare[j], bare[i]) for j in within)]
