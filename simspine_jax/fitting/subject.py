@@ -236,8 +236,8 @@ def fit_subject(
     whole = _whole(model, prior, rig, seen, options, rate_hz)
     q, theta = _first(model, layout, prior, seen, start)
     if not seen.usable.any():
-        return _result(setting, whole, Fitted(q, theta, jnp.nan, 0, jnp.asarray(False)), seen, None, 1.0,
-                       FitStatus.TOO_LITTLE_DATA)  # fmt: skip
+        none = Fitted(q, theta, jnp.asarray(jnp.nan), jnp.int32(0), jnp.asarray(False))
+        return _result(setting, whole, none, seen, None, 1.0, FitStatus.TOO_LITTLE_DATA)
     noise = _Noise.first(seen, options)
     fitted, tau = None, 1.0
     for number in range(options.rounds):
@@ -324,7 +324,7 @@ class _Seen:
             if clip.markers is not None:
                 markers[row, : lengths[row]] = clip.markers
         known = np.isfinite(keypoints).all(-1) & (confidence > 0)
-        has_marker = np.isfinite(markers).all(-1)
+        has_marker: NDArray[np.bool_] = np.asarray(np.isfinite(markers).all(-1))
         usable = (known.sum(axis=(2, 3)) + has_marker.sum(-1)) >= LEAST_KEYPOINTS
         return cls(
             np.where(known[..., None], keypoints, 0).astype(dtype), known,
