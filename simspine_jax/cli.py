@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, NoReturn
 from simspine_jax import __version__
 from simspine_jax.cli_benchmark import add_benchmark_arguments, benchmark
 from simspine_jax.cli_dataset import add_dataset_arguments
+from simspine_jax.cli_detection import add_detect_arguments, detect
+from simspine_jax.cli_dynamics import add_dynamics_arguments, dynamics
+from simspine_jax.cli_mixing import add_study_arguments
 from simspine_jax.cli_parsing import Command, add_commands, add_output, check_suffix
 from simspine_jax.cli_simulation import add_simulate_arguments, add_validate_arguments, simulate, validate
 from simspine_jax.cli_training import (
@@ -661,6 +664,12 @@ def run_simulate(arguments: argparse.Namespace) -> int:
         return BAD_INPUT if simulate(arguments, _bars, _note) else 0
 
 
+def run_dynamics(arguments: argparse.Namespace) -> int:
+    """Computes the moments and forces behind a motion."""
+    with _precision(64):
+        return dynamics(arguments, _note)
+
+
 def run_validate(arguments: argparse.Namespace) -> int:
     """Draws and tabulates a set of annotations."""
     with _precision(64):
@@ -668,13 +677,13 @@ def run_validate(arguments: argparse.Namespace) -> int:
 
 
 def run_train(arguments: argparse.Namespace) -> int:
-    """Trains a lifter, or goes on with a training."""
+    """Trains a lifter or a detector, or goes on with a training."""
     with _precision(32):
         return train(arguments, _note)
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
-    """Prints a trained lifter's errors."""
+    """Prints how good a trained lifter or detector is."""
     with _precision(32):
         return evaluate(arguments, _note)
 
@@ -683,6 +692,12 @@ def run_lift(arguments: argparse.Namespace) -> int:
     """Lifts keypoints of one camera."""
     with _precision(32):
         return lift(arguments, _note)
+
+
+def run_detect(arguments: argparse.Namespace) -> int:
+    """Finds keypoints in pictures and videos."""
+    with _precision(32):
+        return BAD_INPUT if detect(arguments, _note) else 0
 
 
 def run_benchmark(arguments: argparse.Namespace) -> int:
@@ -704,6 +719,15 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
 def _add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     add_dataset_arguments(parser, _note)
+
+
+def _add_study_arguments(parser: argparse.ArgumentParser) -> None:
+    add_study_arguments(parser, _note)
+
+
+def run_study(arguments: argparse.Namespace) -> int:
+    """Never runs, as `run_dataset`."""
+    raise AssertionError(arguments)
 
 
 def run_dataset(arguments: argparse.Namespace) -> int:
@@ -738,9 +762,19 @@ _COMMANDS = (
         "simspine view --model gait.osim --motion walk.mot -o walk.html",
     ),
     Command(
+        "detect", add_detect_arguments, run_detect,
+        "find the 37 keypoints in pictures and videos of one or several cameras, resuming",
+        "simspine detect videos/ --weights runs/spinepose_m --video --out detected",
+    ),
+    Command(
         "simulate", add_simulate_arguments, run_simulate,
         "turn keypoints of calibrated cameras, or body markers, into spine annotations, resuming",
         "simspine simulate --keypoints pose/ --calibration Calib.toml --rate 60 --report --out results",
+    ),
+    Command(
+        "dynamics", add_dynamics_arguments, run_dynamics,
+        "compute the joint moments and forces behind a motion, and those of each lumbar level",
+        "simspine dynamics gait.osim walk.mot --external-loads grf.xml -o walk_forces.sto",
     ),
     Command(
         "validate", add_validate_arguments, run_validate,
@@ -754,12 +788,12 @@ _COMMANDS = (
     ),
     Command(
         "train", add_train_arguments, run_train,
-        "train a lifter from 2D keypoints to 3D, resuming where a run stopped",
+        "train a detector of keypoints, or a lifter of them to 3D, resuming where a run stopped",
         "simspine train kinematic_full --out runs/kinematic_full",
     ),
     Command(
         "evaluate", add_evaluate_arguments, run_evaluate,
-        "tell a trained lifter's errors by region as a table",
+        "tell how good a trained lifter or detector is, by region, as a table",
         "simspine evaluate runs/kinematic_full --input truth --format md",
     ),
     Command(
@@ -771,6 +805,11 @@ _COMMANDS = (
         "benchmark", add_benchmark_arguments, run_benchmark,
         "print the paper's Tables 3 to 6 for a dataset: multi-view reconstruction and monocular lifting",
         "simspine benchmark --tables 3 4 --format md -o tables",
+    ),
+    Command(
+        "study", _add_study_arguments, run_study,
+        "repeat a study of the paper on any data: mixing of two sets of pictures, its Figure 5",
+        "simspine study mixing --first tfds:synthetic_images --second h36m:frames:simspine.h5 -o study",
     ),
     Command(
         "demo", _add_demo_arguments, run_demo,

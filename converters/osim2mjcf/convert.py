@@ -8,7 +8,7 @@ from pathlib import Path
 import mujoco
 import opensim as osim
 
-from osim2mjcf.mjcf import describe_bodies, place_bodies, write_mjcf
+from osim2mjcf.mjcf import describe_bodies, describe_uncoupled, place_bodies, write_mjcf
 from osim2mjcf.reader import read_model
 from simspine_jax.errors import UnsupportedModelError, one_line
 from simspine_jax.io.files import atomic_write
@@ -63,6 +63,7 @@ def convert(
         geometry=geometry,
         scalable=source.scalable,
         notes=(*source.notes, *notes),
+        uncoupled=describe_uncoupled(source),
     )
     with atomic_write(target) as stream:
         stream.write(document)

@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from osim2mjcf.functions import combine
 from osim2mjcf.reader import AXIS_LABELS, Body, Joint, Source, spanning_tree
-from simspine_jax.io.sidecar import BodyDescription, GeometryDescription, JointPosition
+from simspine_jax.io.sidecar import BodyDescription, GeometryDescription, JointPosition, UncoupledDescription
 
 # The least mass (kg) and inertia (kg m²) that the MJCF gives to bodies that OpenSim has massless.
 LEAST_MASS, LEAST_INERTIA = 1e-6, 1e-9
@@ -37,8 +37,22 @@ class Placement:
 
 def place_bodies(source: Source) -> list[Placement]:
     """Every body with its joints, depth first as MuJoCo orders them."""
+    return _place_all(source.joints)
+
+
+def describe_uncoupled(source: Source) -> UncoupledDescription:
+    """The same tree with all coordinates on their own, for the sidecar."""
+    joints = [joint for p in _place_all(source.uncoupled_joints) for joint in p.joints]
+    return UncoupledDescription(
+        tuple(joint for joint, _ in joints),
+        tuple(_floats(axis) for _, axis in joints),
+        source.uncoupled_terms,
+    )
+
+
+def _place_all(joints: tuple[Joint, ...]) -> list[Placement]:
     used: set[str] = set()
-    placements = [_place(joint, backwards, used) for joint, backwards in spanning_tree(source.joints)]
+    placements = [_place(joint, backwards, used) for joint, backwards in spanning_tree(joints)]
     children: dict[str, list[Placement]] = {}
     for p in placements:
         children.setdefault(p.parent, []).append(p)

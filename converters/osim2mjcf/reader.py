@@ -101,7 +101,10 @@ class Body:
 
 @dataclass(frozen=True)
 class Source:
-    """Everything of an OpenSim model that kinematics needs."""
+    """Everything of an OpenSim model that kinematics and dynamics need.
+
+    ``uncoupled_joints`` have all coordinates on their own, whatever couplers and locks say.
+    """
 
     name: str
     path: Path
@@ -115,6 +118,8 @@ class Source:
     notes: tuple[str, ...]
     scalable: bool
     model: osim.Model
+    uncoupled_joints: tuple[Joint, ...]
+    uncoupled_terms: tuple[Term, ...]
 
 
 def quiet() -> None:
@@ -225,6 +230,9 @@ def read_model(
     couplers = _read_couplers(model, set(ignore_constraints), problems, notes)
     coordinates, expressions = _read_coordinates(model, couplers, table, problems)
     joints = [_read_joint(joint, expressions, table, problems) for joint in model.getJointList()]
+    alone, alone_table = {name: Affine(coefficients={name: 1.0}) for name in expressions}, TermTable()
+    # What can't be exact here has been told above.
+    uncoupled = [_read_joint(joint, alone, alone_table, []) for joint in model.getJointList()]
     halves = _split_bodies(model)
     problems += _loops(joints, [b.getName() for b in model.getBodyList() if b.getName() not in halves])
     marker_list, markers_plain = _read_markers(model)
@@ -246,6 +254,8 @@ def read_model(
         and not _reversed(joints)
         and not _couples_translations(coordinates),
         model=model,
+        uncoupled_joints=tuple(uncoupled),
+        uncoupled_terms=tuple(alone_table.terms),
     )
     problems += _unusable_numbers(source)
     if problems:
@@ -293,12 +303,12 @@ def read_frame(frame: osim.PhysicalFrame) -> Frame:
 
 def _read_body(body: osim.Body) -> Body:
     center, inertia = body.get_mass_center(), body.get_inertia()
-    return Body(
-        body.getName(),
-        body.get_mass(),
-        tuple(center.get(i) for i in range(3)),
-        tuple(inertia.get(i) for i in range(6)),
-    )
+    numbers = tuple(inertia.get(i) for i in range(6))
+    if np.isfinite(numbers).all():
+        # What OpenSim computes with: it takes a massless body's inertia as zero, whatever the file says.
+        parts = body.getInertia().getMoments(), body.getInertia().getProducts()
+        numbers = tuple(part.get(i) for part in parts for i in range(3))
+    return Body(body.getName(), body.get_mass(), tuple(center.get(i) for i in range(3)), numbers)
 
 
 def _split_bodies(model: osim.Model) -> set[str]:

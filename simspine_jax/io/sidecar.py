@@ -154,6 +154,20 @@ class GeometryDescription:
 
 
 @dataclass(frozen=True)
+class UncoupledDescription:
+    """The tree as a function of all coordinates, each on its own: couplers and locks are left out.
+
+    ``joint_positions`` and ``terms`` are as the model's own, but their affine expressions are in all
+    coordinates. ``axes`` are the joints' axes in their bodies. Joints that the MJCF lacks because a lock
+    holds them at zero are among them. Forces over coupled and locked coordinates need this.
+    """
+
+    joint_positions: tuple[JointPosition, ...]
+    axes: tuple[Vector, ...]
+    terms: tuple[Term, ...] = ()
+
+
+@dataclass(frozen=True)
 class ModelDescription:
     """The whole sidecar; ``notes`` says what the conversion dropped or adjusted."""
 
@@ -171,6 +185,24 @@ class ModelDescription:
     geometry: tuple[GeometryDescription, ...] = ()
     scalable: bool = True
     notes: tuple[str, ...] = ()
+    uncoupled: UncoupledDescription | None = None
+
+
+def uncouple(model: ModelDescription, uncoupled: UncoupledDescription) -> ModelDescription:
+    """The description with every coordinate free and unbounded, and the tree a function of all of them."""
+    coordinates = tuple(
+        dataclasses.replace(
+            c, role="free", clamped=False, locked=False, value=Affine(coefficients={c.name: 1.0})
+        )
+        for c in model.coordinates
+    )
+    return dataclasses.replace(
+        model,
+        coordinates=coordinates,
+        joint_positions=uncoupled.joint_positions,
+        terms=uncoupled.terms,
+        uncoupled=None,
+    )
 
 
 def write_sidecar(path: str | Path, model: ModelDescription) -> None:
@@ -272,7 +304,7 @@ def _check(model: ModelDescription, path: str) -> None:
     for body in model.bodies:
         if body.parent not in bodies:
             fail(f"body {body.name!r} hangs from {body.parent!r}, which is not a body of the model")
-    for kind, items in (("marker", model.markers), ("joint position", model.joint_positions)):
+    for kind, items in (("marker", model.markers), *_joint_positions(model)):
         names = [item.name for item in items]
         if len(set(names)) != len(names):
             fail(f"two {kind}s have one name")
@@ -285,6 +317,19 @@ def _check(model: ModelDescription, path: str) -> None:
     if len(model.gravity) != 3 or not all(map(math.isfinite, model.gravity)):
         fail("gravity needs three finite numbers")
     _check_map(model, fail)
+    if (u := model.uncoupled) is not None:
+        if len(u.axes) != len(u.joint_positions) or any(len(axis) != 3 for axis in u.axes):
+            fail("uncoupled needs three numbers for the axis of each joint position")
+        if not all(math.isfinite(x) for axis in u.axes for x in axis):
+            fail("uncoupled has an axis that is not a finite number")
+        _check_map(uncouple(model, u), fail)
+
+
+def _joint_positions(model: ModelDescription) -> list[tuple[str, tuple[JointPosition, ...]]]:
+    found = [("joint position", model.joint_positions)]
+    if model.uncoupled is not None:
+        found.append(("uncoupled joint position", model.uncoupled.joint_positions))
+    return found
 
 
 def _numbers(term: Term) -> list[float]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mujoco import mjx
 
 # Part of the cache key of models converted on the fly: raise it when the converter's output changes.
-CONVERTER_VERSION = 2
+CONVERTER_VERSION = 3
 STATIC = {"static": True}
 
 
