@@ -7,7 +7,7 @@ RUN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 # Tests that load what may not stand beside TensorFlow in one process: OpenGL, PyTorch.
-ALONE := tests/unit/test_rendering.py tests/parity/test_simple_baseline_torch.py tests/unit/test_lifting_motion_agformer.py tests/unit/test_detection_torch.py tests/parity/test_detection_onnx.py tests/unit/test_torch2flax_cli.py
+ALONE := tests/unit/test_rendering.py tests/parity/test_simple_baseline_torch.py tests/unit/test_lifting_motion_agformer.py tests/unit/test_detection_torch.py tests/parity/test_detection_onnx.py tests/unit/test_torch2flax_cli.py tests/unit/test_benchmarks_detection.py
 TOGETHER := $(addprefix --ignore=,$(ALONE))
 COMPARE := $(addprefix --compare ,$(wildcard benchmarks/baseline.json))
 
@@ -62,7 +62,7 @@ format: $(STAMP)
 	$(RUN)/ruff format
 
 bench: $(STAMP)
-	$(RUN)/python -m benchmarks kinematics pipeline dataset lifting --json benchmarks/results.json $(COMPARE)
+	$(RUN)/python -m benchmarks kinematics pipeline dataset lifting detection --json benchmarks/results.json $(COMPARE)
 
 clean:
 	rm -rf $(VENV) demo_output build dist .pytest_cache .ruff_cache .hypothesis

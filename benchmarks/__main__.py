@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import dataset, kinematics, lifting, pipeline
+from benchmarks import dataset, detection, fitting, kinematics, lifting, pipeline
 from benchmarks.metrics import (
     Measurement,
     Provenance,
@@ -27,7 +27,8 @@ from benchmarks.metrics import (
     write_rows,
 )
 
-SUITES = {suite.name: suite for suite in (kinematics.SUITE, pipeline.SUITE, dataset.SUITE, lifting.SUITE)}
+_PARTS = (kinematics, pipeline, dataset, lifting, detection, fitting)
+SUITES = {part.SUITE.name: part.SUITE for part in _PARTS}
 BASELINE = Path(__file__).with_name("baseline.json")
 REGRESSED, BAD_USAGE = 1, 2
 

@@ -1,23 +1,34 @@
 """Whether the detectors in their true sizes can learn: each overfits 32 rendered pictures.
 
-``python -m benchmarks.detection_overfit [NAME …] [--steps N]`` trains them one after the other and prints
-the area under the PCK curve on the same pictures, by the shorter side of the box and MMPose's thresholds.
-Two CPU cores need minutes for the small SpinePose and an hour or more for HRNet and ViTPose.
+``python -m benchmarks.detection_overfit [NAME …] [--steps N] [--runs FOLDER]`` trains them one after the
+other and prints the area under the PCK curve on the same pictures, by the shorter side of the box and
+MMPose's thresholds. Two CPU cores need minutes for the small SpinePose and an hour or more for HRNet and
+ViTPose. A training in FOLDER, or else in the folder that ``SIMSPINE_RUNS`` names, is kept and goes on where
+it stopped, and the suite ``detection`` reads it; without either it is lost.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
+from benchmarks.lifting_models import RUNS_VARIABLE
 from simspine_jax.datasets import open_pictures
 from simspine_jax.detection.inference import Detector
 from simspine_jax.detection.models import DETECTORS
+from simspine_jax.errors import SimspineError
 from simspine_jax.training.detector_evaluation import detect, detector_scores
-from simspine_jax.training.detector_run import CurriculumOptions, DetectorOptimiser, DetectorRun
-from simspine_jax.training.detectors import train_detector
+from simspine_jax.training.detector_run import (
+    CurriculumOptions,
+    DetectorOptimiser,
+    DetectorRun,
+    PictureOptions,
+)
+from simspine_jax.training.detectors import load_trained_detector, train_detector
 from simspine_jax.training.run import Expected
 
 PICTURES = 32
@@ -31,6 +42,7 @@ def overfit_run(name: str, steps: int) -> DetectorRun:
         model=DETECTORS[name],
         expected=Expected(minutes=10),
         optimiser=DetectorOptimiser(learning_rate=1e-3, warmup=20, begin=0.6, clip=35.0),
+        data=PictureOptions(split=f"train[:{PICTURES}]"),
         curriculum=CurriculumOptions(stages=("plain",), switches=()),
         steps=steps,
         batch_size=16,
@@ -41,17 +53,37 @@ def overfit_run(name: str, steps: int) -> DetectorRun:
     )
 
 
-def overfit(name: str, steps: int, data_dir: Path | None) -> tuple[float, float]:
-    """AUC on the pictures that it was trained on, and minutes."""
-    run, pictures = overfit_run(name, steps), open_pictures(split=f"train[:{PICTURES}]", data_dir=data_dir)
-    began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        trained = train_detector(
-            run, pictures, Path(folder),
-            progress=lambda done, told: print(f"{name} {done}: loss {told['loss']:.4g}", flush=True),
-        )  # fmt: skip
-    found = detect(Detector.of(trained.model, run.model, run.pixels), pictures)
-    return detector_scores(found).auc["all"], (time.perf_counter() - began) / 60
+def overfit_folder(runs: Path, name: str) -> Path:
+    """Of the training of one of `DETECTORS`."""
+    return runs / f"overfit_{name}"
+
+
+def overfit(run: DetectorRun, folder: Path, data_dir: Path | None = None) -> float:
+    """Trains what is still to do of the run; minutes that it took.
+
+    Raises:
+        SimspineError: the pictures can't be read, or the folder holds another run.
+    """
+    pictures, began = open_pictures(run.data.config, run.data.split, data_dir), time.perf_counter()
+    train_detector(
+        run, pictures, folder,
+        progress=lambda done, told: print(f"{run.name} {done}: loss {told['loss']:.4g}", flush=True),
+    )  # fmt: skip
+    return (time.perf_counter() - began) / 60
+
+
+def overfit_auc(folder: Path, data_dir: Path | None = None) -> tuple[float, int]:
+    """AUC on the pictures that a finished training was of, and its steps.
+
+    Raises:
+        SimspineError: the pictures or the training can't be read, or it is not at its end.
+    """
+    run, model, steps = load_trained_detector(folder)
+    if steps < run.steps:
+        raise SimspineError(f"{folder} is at step {steps} of {run.steps}; valid is a finished training")
+    pictures = open_pictures(run.data.config, run.data.split, data_dir)
+    found = detect(Detector.of(model, run.model, run.pixels), pictures)
+    return detector_scores(found).auc["all"], steps
 
 
 def main() -> int:
@@ -59,13 +91,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=list(DETECTORS), metavar="NAME")
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--runs", type=Path, default=os.environ.get(RUNS_VARIABLE) or None, metavar="FOLDER")
     parser.add_argument("--data-dir", type=Path)
-    arguments = parser.parse_args()
+    given = parser.parse_args()
     failed = 0
-    for name in arguments.names:
-        auc, minutes = overfit(name, arguments.steps, arguments.data_dir)
-        failed |= auc <= WANTED
-        print(f"{name}: AUC {auc:.3f} after {arguments.steps} steps, {minutes:.0f} minutes", flush=True)
+    with tempfile.TemporaryDirectory() if given.runs is None else nullcontext(given.runs) as runs:
+        for name in given.names:
+            folder = overfit_folder(Path(runs), name)
+            try:
+                minutes = overfit(overfit_run(name, given.steps), folder, given.data_dir)
+                auc, steps = overfit_auc(folder, given.data_dir)
+            except SimspineError as error:
+                parser.error(str(error))
+            failed |= auc <= WANTED
+            print(f"{name}: AUC {auc:.3f} after {steps} steps, {minutes:.0f} minutes", flush=True)
     return int(failed)
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import ascii_uppercase
 
 from benchmarks.__main__ import SUITES
 from benchmarks.metrics import ROOT, Row, Suite, read_rows, suite_of
@@ -76,12 +78,16 @@ def table(rows: Mapping[str, Row]) -> str:
     if any(origin != origins[0] for origin in origins):
         raise ValueError("rows of several machines, versions or commits are mixed")
     lines = ["| row | value | unit | bar | measured on |", "|---|---:|---|---|---|"]
+    letters = _letters([_data(row) for row in measured.values()])
     lines += [
-        f"| `{key}` | {_shown(row['value'])} | {row['unit']} | {_bar(key, row['value'])} | {_data(row)} |"
+        f"| `{key}` | {_shown(row['value'])} | {row['unit']} | {_bar(key, row['value'])} | "
+        f"{letters.get(_data(row), _data(row))} |"
         for key, row in measured.items()
     ]
     machine, versions, commit = origins[0]
     used = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    if letters:
+        lines += ["", *(f"- **{letter}:** {data}" for data, letter in letters.items())]
     lines += [
         "",
         f"{machine['cpu']}, {machine['cores']} cores, {machine['device']}; {used}; commit {commit}.",
@@ -93,6 +99,12 @@ def table(rows: Mapping[str, Row]) -> str:
     ]:
         lines += ["", f"Without a value: {', '.join(missing)}."]
     return "\n".join(lines)
+
+
+def _letters(data: Sequence[str]) -> dict[str, str]:
+    """A letter for each text that stands in several rows, so that it is read once, below the table."""
+    repeated = [text for text, count in Counter(data).items() if count > 1 and text]
+    return {text: ascii_uppercase[i] for i, text in enumerate(repeated[: len(ascii_uppercase)])}
 
 
 def _shown(value: float) -> str:

@@ -70,7 +70,7 @@ def detect(arguments: argparse.Namespace, note: Note) -> int:
     for reason in found.failed:
         print(f"simspine: error: {reason}", file=sys.stderr)
     rate = common_rate(found.cameras, arguments.rate)
-    plan = _plan(arguments, found.cameras)
+    plan = _plan(arguments, found.cameras, note)
     finder = open_detector(
         arguments.weights, arguments.detector, arguments.order, flip=not arguments.no_flip, note=note
     )
@@ -82,7 +82,7 @@ def detect(arguments: argparse.Namespace, note: Note) -> int:
     written = [camera_folder(arguments.out, camera.name).parent for camera in found.cameras[:1]]
     if arguments.coco:
         written += write_coco(arguments.out, [camera.name for camera in found.cameras])
-    written += _overlays(arguments, found.cameras, rate)
+    written += _overlays(arguments, found.cameras, rate, note)
     if not arguments.quiet:
         print(format_detected(done, arguments.input, written))
     return len(found.failed)
@@ -103,7 +103,7 @@ def _check(arguments: argparse.Namespace) -> None:
         )
 
 
-def _plan(arguments: argparse.Namespace, cameras: Sequence[Camera]) -> BoxPlan:
+def _plan(arguments: argparse.Namespace, cameras: Sequence[Camera], note: Note) -> BoxPlan:
     from simspine_jax.io.boxes import read_boxes
     from simspine_jax.pipeline.detect import BATCH, LEAST_SCORE, BoxPlan
 
@@ -111,7 +111,7 @@ def _plan(arguments: argparse.Namespace, cameras: Sequence[Camera]) -> BoxPlan:
     if arguments.boxes in DETECTED_BOXES:
         return BoxPlan(arguments.boxes, batch=batch)
     score = LEAST_SCORE if arguments.box_score is None else arguments.box_score
-    return BoxPlan(read_boxes(Path(arguments.boxes), cameras), score, batch)
+    return BoxPlan(read_boxes(Path(arguments.boxes), cameras, note=note), score, batch)
 
 
 @contextmanager
@@ -138,8 +138,10 @@ def _bar(quiet: bool) -> Iterator[tuple[Progress, Note]]:
             ) from None
 
 
-def _overlays(arguments: argparse.Namespace, cameras: Sequence[Camera], rate: float | None) -> list[Path]:
-    """Draws what was found, where it is asked for."""
+def _overlays(
+    arguments: argparse.Namespace, cameras: Sequence[Camera], rate: float | None, note: Note
+) -> list[Path]:
+    """Draws what was found, where it is asked for; cameras that can't be drawn are told."""
     from simspine_jax.pipeline.detect import people_in
     from simspine_jax.viz.overlay import write_overlay_pictures, write_overlay_video
 
@@ -148,11 +150,17 @@ def _overlays(arguments: argparse.Namespace, cameras: Sequence[Camera], rate: fl
     for camera in cameras:
         people = partial(people_in, arguments.out, camera.name)
         if arguments.video:
-            written.append(folder / f"{camera.name}.mp4")
-            write_overlay_video(written[-1], camera, people, rate, threads)
+            path = folder / f"{camera.name}.mp4"
+            if write_overlay_video(path, camera, people, rate, threads):
+                written.append(path)
+            else:
+                note(f"{path} is not written: no frame of {camera.name} can be read")
         if arguments.pictures:
-            written.append(folder / camera.name)
-            write_overlay_pictures(written[-1], camera, people, threads)
+            path = folder / camera.name
+            if write_overlay_pictures(path, camera, people, threads):
+                written.append(path)
+            else:
+                note(f"{path} is left empty: no frame of {camera.name} can be read")
     return written
 
 

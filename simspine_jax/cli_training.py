@@ -116,11 +116,10 @@ def _lifter_training(
 def _detector_training(
     run: DetectorRun, folder: Path, data_dir: Path | None, start: Path | None, note: Note
 ) -> Callable[[Progress], Trained[Any]]:
-    from simspine_jax.training.detectors import load_trained_detector, open_crops, train_detector
+    from simspine_jax.training.detectors import open_crops, train_detector
 
     crops = open_crops(run, data_dir, note=note)
-    begin = None if start is None else lambda: load_trained_detector(start, note=note)[1]
-    return lambda progress: train_detector(run, crops, folder, start=begin, progress=progress, note=note)
+    return lambda progress: train_detector(run, crops, folder, start=start, progress=progress, note=note)
 
 
 def with_bar(run: Run | DetectorRun, quiet: bool, action: Callable[[Progress], Any]) -> Any:
@@ -217,9 +216,7 @@ def _lifter_table(arguments: argparse.Namespace, note: Note) -> Table:
 def _detector_table(arguments: argparse.Namespace, note: Note) -> Table:
     from tqdm import tqdm
 
-    from simspine_jax.datasets.picture_files import PictureFiles
     from simspine_jax.detection.inference import Detector
-    from simspine_jax.evaluation.people import oks_by_picture
     from simspine_jax.training.detector_evaluation import (
         detect,
         detector_scores,
@@ -236,10 +233,7 @@ def _detector_table(arguments: argparse.Namespace, note: Note) -> Table:
         found = detect(Detector.of(model, run.model, run.pixels), pictures, progress=bar.update)
     if arguments.pictures is not None:
         print(f"{draw_detections(pictures, found, arguments.pictures)}: truth at the left of each pair")
-    scores = detector_scores(found)
-    if isinstance(pictures, PictureFiles):
-        scores = replace(scores, oks=oks_by_picture(found, pictures.picture_of))
-    return detector_table(run, scores, split=arguments.split, source=source, steps=steps)
+    return detector_table(run, detector_scores(found), split=arguments.split, source=source, steps=steps)
 
 
 def _pictures(run: DetectorRun, arguments: argparse.Namespace, note: Note) -> tuple[str, PictureSequence]:

@@ -42,6 +42,8 @@ _K = len(KEYPOINT_NAMES)
 class Picture:
     """One person in one picture; `PICTURE_FIELDS` says what each field holds.
 
+    Labels of other sets (`datasets.coco`) may have a visibility of 1 or 2 outside of the picture too.
+
     Raises:
         ShapeError: an array has another shape, or the picture has no pixels.
     """
@@ -272,14 +274,22 @@ class Crop:
     matrix: NDArray[np.float64]
 
 
-def top_down(picture: Picture, size: tuple[int, int] = CROP_SIZE, padding: float = PADDING) -> Crop:
+def top_down(
+    picture: Picture, size: tuple[int, int] = CROP_SIZE, padding: float = PADDING, *, udp: bool = False
+) -> Crop:
     """The person's crop with its keypoints.
+
+    Args:
+        picture: that shows the person in its box.
+        size: height and width of the crop, px.
+        padding: of the box.
+        udp: see `crop_matrix`.
 
     Raises:
         FileFormatError: the picture can't be decoded.
         ShapeError: its box is empty.
     """
-    matrix = crop_matrix(*padded_box(picture.box, size, padding), size)
+    matrix = crop_matrix(*padded_box(picture.box, size, padding), size, udp=udp)
     keypoints = map_points(matrix, picture.keypoints_2d)
     inside = in_picture(keypoints, np.array(size[::-1]))
     return Crop(

@@ -32,7 +32,7 @@ def read_state_dict(path: Path) -> StateDict:
         SimspineError: PyTorch or safetensors is needed and not installed.
     """
     read_bytes(path)
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         return _read_safetensors(path)
     try:
         import torch  # pyright: ignore[reportMissingImports]

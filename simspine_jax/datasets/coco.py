@@ -2,7 +2,9 @@
 
 Keypoints are taken by the names that the category gives them: the 37 of `skeleton.KEYPOINT_NAMES` in any
 order, or COCO's 17, which are the first 17 of them, with the others not known. Coordinates are taken as they
-are, so the middle of a picture's first pixel is (0, 0), and belong to the picture as EXIF turns it.
+are, so the middle of a picture's first pixel is (0, 0), and belong to the picture as EXIF turns it. So is
+visibility: a keypoint that is labelled outside of the picture is labelled, and counts in OKS as in COCO's own
+evaluation.
 
 Source: the COCO data format, cocodataset.org; what `picture_export` writes beyond it is read as well.
 """
@@ -21,9 +23,7 @@ from numpy.typing import NDArray
 
 from simspine_jax.datasets.picture_files import PictureFiles, Problem, Watcher, picture_sizes
 from simspine_jax.errors import FileFormatError, listed, one_line
-from simspine_jax.geometry.pixels import in_picture
 from simspine_jax.io.files import PathLike, malformed, place, read_bytes, shown
-from simspine_jax.pictures import OUTSIDE
 from simspine_jax.skeleton import COCO_17, KEYPOINT_NAMES
 
 UNKNOWN = "unknown"
@@ -342,12 +342,11 @@ def _assembled(
         )
     table = people.keypoints[rows]
     pixels, visibility = table[..., :2], table[..., 2].astype(np.int32)
-    inside = in_picture(pixels, sizes[image[rows], None])
     of_people = {
         "box": boxes[rows],
         "area": people.areas[rows],
         "keypoints_2d": np.where(visibility[..., None] > 0, pixels, np.float32(np.nan)),
-        "visibility": np.where(inside, visibility, OUTSIDE).astype(np.int32),
+        "visibility": visibility,
         "keypoints_3d": np.broadcast_to(np.float32(np.nan), (len(rows), _K, 3)),
     }
     paths = [root / pictures.items[i]["file_name"] for i in kept]

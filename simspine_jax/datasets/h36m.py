@@ -42,6 +42,7 @@ _FOLDER = re.compile(r"(?P<stem>.+)\.(?P<camera>[^./]+)")
 _NUMBER = re.compile(r"(?:.*[^\d])?(\d{1,9})")
 _SUBJECT = re.compile(r"S\d+")
 _SUFFIXES = (".jpg", ".jpeg", ".png")
+_SCORED_BOX = "scored_box"  # a column that is no field of a record
 _LAYOUTS = (
     "S1/S1_Directions_1.54138969/S1_Directions_1.54138969_000001.jpg, S1_Directions_1.54138969_000001.jpg or "
     "S1/Directions_1.54138969/000001.jpg"
@@ -86,9 +87,10 @@ def open_h36m(
     """Frames with projected keypoints, box and camera; pictures are read when they are asked for.
 
     Keypoints inside of the picture have the visibility 2, for whether they are occluded is not known. The
-    box is that of the keypoints, `io.samples.BOX_SCALE` times as large and cut at the picture's edges; the
-    area is not known. Frames that the release marks as not usable are left out and told in ``notes``; files
-    that can't be used, in ``problems``. A record takes 1 kB of memory.
+    box is that of the keypoints, `io.samples.BOX_SCALE` times as large and cut at the picture's edges, for
+    crops; ``scored_boxes`` are as large as the keypoints, for the paper's normaliser is the shorter side of
+    the person's box. The area is not known. Frames that the release marks as not usable are left out and told
+    in ``notes``; files that can't be used, in ``problems``. A record takes 1 kB of memory.
 
     Args:
         frames: folder of the pictures.
@@ -162,7 +164,7 @@ class _Work:
         left_out: what is not, by reason.
         paths: of the frames so far.
         sizes: by the calibration, width and height of each.
-        columns: fields by name, each a list of arrays to be joined.
+        columns: fields and `_SCORED_BOX` by name, each a list of arrays to be joined.
     """
 
     release: Release
@@ -227,6 +229,7 @@ class _Work:
         values = {
             "frame": (clip.first_frame + rows).astype(np.int32),
             "box": person_boxes(pixels.astype(np.float64), size).astype(np.float32),
+            _SCORED_BOX: person_boxes(pixels.astype(np.float64), size, 1.0).astype(np.float32),
             "keypoints_2d": pixels.astype(np.float32),
             "visibility": np.where(clip.keypoints_2d_mask[rows, view], VISIBLE, OUTSIDE).astype(np.int32),
             "keypoints_3d": (clip.keypoints_3d[rows] @ R.T + t).astype(np.float32),
@@ -259,10 +262,12 @@ class _Work:
                 "frames of its trials"
             )
         columns = {name: np.concatenate(parts)[kept] for name, parts in self.columns.items()}
+        boxes = columns.pop(_SCORED_BOX)
         sizes = np.array(measured, np.int32)
         of_pictures = {**columns, "width": sizes[:, 0], "height": sizes[:, 1]}
         paths = [self.paths[i] for i in kept]
-        return PictureFiles(paths, of_pictures, {}, np.arange(len(kept)), self.problems, self._notes())
+        number = np.arange(len(kept))
+        return PictureFiles(paths, of_pictures, {}, number, self.problems, self._notes(), boxes)
 
     def _notes(self) -> list[str]:
         counts = [f"{count} {what}" for what, count in self.left_out.items() if count]

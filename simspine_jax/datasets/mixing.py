@@ -28,6 +28,7 @@ from simspine_jax.datasets.picture_batches import (
     picture_batches,
     upright_crop,
 )
+from simspine_jax.datasets.picture_files import picture_numbers, scored_boxes
 from simspine_jax.datasets.records import RecordSequence
 from simspine_jax.errors import MissingDependencyError, ShapeError, SimspineError
 from simspine_jax.pictures import Picture
@@ -103,6 +104,17 @@ class ChosenPictures(RecordSequence[Picture]):
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    @property
+    def picture_of(self) -> NDArray[np.int64]:
+        """As in `PictureFiles`."""
+        return picture_numbers(self._pictures)[self.numbers]
+
+    @property
+    def scored_boxes(self) -> NDArray[np.float32] | None:
+        """As in `PictureFiles`."""
+        boxes = scored_boxes(self._pictures)
+        return None if boxes is None else boxes[self.numbers]
 
     def read(self, index: int, names: Sequence[str]) -> dict[str, Any]:
         """These fields of one record."""

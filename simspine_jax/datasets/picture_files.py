@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,6 +138,8 @@ class PictureFiles(RecordSequence[Picture]):
         picture_of: ``[N]``, the number of each person's picture among the P.
         problems: what was left out because it can't be used.
         notes: what else was left out, in sentences.
+        scored_boxes: ``[N 4]`` left, top, width and height of the people, px, by whose sides scores divide
+            distances; None where these are ``box``, which crops are made of.
     """
 
     def __init__(
@@ -148,10 +150,11 @@ class PictureFiles(RecordSequence[Picture]):
         picture_of: NDArray[np.int64],
         problems: Sequence[Problem] = (),
         notes: Sequence[str] = (),
+        scored_boxes: NDArray[np.float32] | None = None,
     ) -> None:
         super().__init__(Picture)
         self.paths = tuple(paths)
-        self.picture_of = picture_of
+        self.picture_of, self.scored_boxes = picture_of, scored_boxes
         self.problems, self.notes = tuple(problems), tuple(notes)
         self._of_pictures, self._of_people = of_pictures, of_people
 
@@ -173,6 +176,31 @@ class PictureFiles(RecordSequence[Picture]):
                 )
                 found[name] = value.item() if isinstance(value, np.generic) else value
         return found
+
+
+@runtime_checkable
+class PeopleInPictures(Protocol):
+    """What a sequence may know of its people beside their records, as `PictureFiles` has it."""
+
+    @property
+    def picture_of(self) -> NDArray[np.int64]:
+        """Numbers of the people's pictures."""
+        ...
+
+    @property
+    def scored_boxes(self) -> NDArray[np.float32] | None:
+        """Boxes by which distances are divided."""
+        ...
+
+
+def picture_numbers(people: RecordSequence[Picture]) -> NDArray[np.int64]:
+    """``[N]`` the number of each person's picture, of his or her own unless the set says more."""
+    return people.picture_of if isinstance(people, PeopleInPictures) else np.arange(len(people))
+
+
+def scored_boxes(people: RecordSequence[Picture]) -> NDArray[np.float32] | None:
+    """``[N 4]`` the boxes by which scores divide distances, px; None where these are the records' own."""
+    return people.scored_boxes if isinstance(people, PeopleInPictures) else None
 
 
 def told_problems(problems: Sequence[Problem], limit: int = 5) -> list[str]:

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from simspine_jax.errors import ShapeError, SimspineError
-from simspine_jax.geometry.pixels import in_picture
 from simspine_jax.pictures import (
     CROP_SIZE,
     OUTSIDE,
@@ -99,11 +98,13 @@ class DrawnCrop:
         geometry: of the map.
         blur: probability of a box blur, and of a median blur.
         size: height and width of the crops, px.
+        udp: see `pictures.crop_matrix`.
     """
 
     geometry: Geometry
     blur: float = 0.0
     size: tuple[int, int] = CROP_SIZE
+    udp: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.blur <= 1:
@@ -116,9 +117,9 @@ class DrawnCrop:
             FileFormatError: the picture can't be decoded.
             ShapeError: its box is empty.
         """
-        matrix = draw_matrix(picture, random, self.geometry, self.size)
+        matrix = draw_matrix(picture, random, self.geometry, self.size, udp=self.udp)
         pixels = blurred(crop_jpeg(picture.jpeg, matrix, self.size), random, self.blur)
-        keypoints, visibility = moved_keypoints(picture, matrix, self.size)
+        keypoints, visibility = moved_keypoints(picture, matrix)
         return Crop(pixels, keypoints, visibility, matrix)
 
 
@@ -127,6 +128,8 @@ def draw_matrix(
     random: np.random.Generator,
     geometry: Geometry,
     size: tuple[int, int] = CROP_SIZE,
+    *,
+    udp: bool = False,
 ) -> NDArray[np.float64]:
     """A map ``[2 3]`` from px of a picture to px of its crop; it mirrors where its determinant is negative.
 
@@ -135,6 +138,7 @@ def draw_matrix(
         random: of which the same number of draws is taken, whatever comes of them.
         geometry: what is drawn.
         size: height and width of the crop, px.
+        udp: see `pictures.crop_matrix`.
 
     Raises:
         ShapeError: the picture's box is empty.
@@ -151,24 +155,24 @@ def draw_matrix(
     extent = extent * ((low + high) / 2 + larger * (high - low) / 2)
     turn = np.deg2rad(geometry.rotation_deg) * angle if turned < ROTATED else 0.0
     shown = padded_box((*(center - extent / 2), *extent), size, padding=1)
-    return crop_matrix(*shown, size, turn) @ mirror
+    return crop_matrix(*shown, size, turn, udp=udp) @ mirror
 
 
 def moved_keypoints(
-    picture: Picture, matrix: NDArray[np.float64], size: tuple[int, int] = CROP_SIZE
+    picture: Picture, matrix: NDArray[np.float64]
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Keypoints in px of a crop, and their visibility, 0 outside of it.
+    """Keypoints in px of a crop, and their visibility.
+
+    Those that the crop leaves out keep theirs, as in MMPose: the codec says which of them still reach into
+    it, and labels those alone.
 
     Args:
         picture: that is shown.
         matrix: px of the picture to px of the crop; a mirroring one exchanges left and right keypoints.
-        size: height and width of the crop, px.
     """
     order = SWAP if np.linalg.det(matrix[:, :2]) < 0 else slice(None)
     keypoints = map_points(matrix, picture.keypoints_2d[order])
-    inside = in_picture(keypoints, np.array(size[::-1]))
-    visibility = np.where(inside, picture.visibility[order], OUTSIDE)
-    return keypoints.astype(np.float32), visibility.astype(np.int32)
+    return keypoints.astype(np.float32), picture.visibility[order].astype(np.int32)
 
 
 def warped(

@@ -12,7 +12,7 @@ blurs: 0.1                       the same
 half body, flip, shift of hard   MMPose's defaults
 colours                          MMPose's defaults of PhotometricDistortion
 scale, rotation, shift of easy   nothing: less than those of medium
-epochs of the switches           nothing: shares of the training (`SWITCH_SHARES`)
+switches                         nothing: half and four fifths of the training (`SWITCH_SHARES`)
 ===============================  =============================================================
 
 A stage changes the crops that the host makes and the program of the device. A training that switches keeps
@@ -25,6 +25,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from simspine_jax.arrays import Array, Float, Int
 from simspine_jax.detection.augmentation import DrawnCrop, Geometry
@@ -54,13 +55,14 @@ class Stage:
     colours: Colours | None = None
     hole: Hole | None = None
 
-    def crop(self, size: tuple[int, int] = CROP_SIZE) -> DrawnCrop:
+    def crop(self, size: tuple[int, int] = CROP_SIZE, *, udp: bool = False) -> DrawnCrop:
         """Makes the crops on the host: the ``crop`` of `datasets.picture_batches`.
 
         Args:
             size: height and width, px.
+            udp: see `pictures.crop_matrix`.
         """
-        return DrawnCrop(self.geometry, self.blur, size)
+        return DrawnCrop(self.geometry, self.blur, size, udp)
 
     def augment(self, pixels: Int[Array, "B h w 3"], keys: Array) -> Float[Array, "B h w 3"]:
         """Crops as detectors take them in training; see `photometric.augment`."""
@@ -96,38 +98,24 @@ class Curriculum:
 
     Attributes:
         stages: one or more.
-        switches: the first epoch, from 0, of each stage but the first.
+        switches: share of the training after which each stage but the first begins: epoch 210 of 420 is 0.5.
     """
 
     stages: tuple[Stage, ...]
-    switches: tuple[int, ...]
+    switches: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        rising = all(a < b for a, b in zip((0, *self.switches), self.switches, strict=False))
+        rising = all(a < b for a, b in pairwise((0.0, *self.switches, 1.0)))
         if not self.stages or len(self.switches) != len(self.stages) - 1 or not rising:
             raise SimspineError(
-                f"Epochs {self.switches} can't be the switches of {len(self.stages)} stages; "
-                f"valid are {max(len(self.stages) - 1, 0)}, rising, from 1"
+                f"Shares {self.switches} can't be the switches of {len(self.stages)} stages; "
+                f"valid are {max(len(self.stages) - 1, 0)}, rising, above 0 and below 1"
             )
 
-    def number(self, epoch: int) -> int:
-        """Which of the stages an epoch is in, from 0."""
-        return bisect_right(self.switches, epoch)
+    def number(self, share: float) -> int:
+        """Which of the stages, from 0, a training is in of which this share is done."""
+        return bisect_right(self.switches, share)
 
-    def at(self, epoch: int) -> Stage:
-        """The stage that an epoch, from 0, is in."""
-        return self.stages[self.number(epoch)]
-
-
-def paper_curriculum(epochs: int) -> Curriculum:
-    """The paper's three stages over a training of so many epochs, switching by `SWITCH_SHARES`.
-
-    Raises:
-        SimspineError: there are fewer epochs than stages.
-    """
-    if epochs < len(PAPER_STAGES):
-        raise SimspineError(
-            f"{epochs} epochs are too few for the curriculum; valid is {len(PAPER_STAGES)} or more"
-        )
-    first = min(max(round(SWITCH_SHARES[0] * epochs), 1), epochs - 2)
-    return Curriculum(PAPER_STAGES, (first, max(round(SWITCH_SHARES[1] * epochs), first + 1)))
+    def at(self, share: float) -> Stage:
+        """The stage that a training is in of which this share is done."""
+        return self.stages[self.number(share)]

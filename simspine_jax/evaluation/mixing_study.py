@@ -5,7 +5,8 @@ seed. A cell's fraction of the second set is used, mixed with the whole first on
 epoch; then AP and AR of the first domain's test set and AUC of the second one's are measured. With 0 % there
 is nothing to mix, so both modes share that cell.
 
-Source: section 4.4 and Figure 5 of the SIMSPINE paper. How long it trained for each point is not told.
+Source: section 4.4 and Figure 5 of the SIMSPINE paper, whose detectors are fine-tuned for ten epochs from
+published weights: ``--config spinepose_m_ft --weights W``.
 """
 
 from __future__ import annotations
@@ -21,17 +22,14 @@ import numpy as np
 
 from simspine_jax.datasets import PictureSequence
 from simspine_jax.datasets.mixing import MixOptions, PictureMix
-from simspine_jax.datasets.picture_files import PictureFiles
 from simspine_jax.detection.inference import Detector
-from simspine_jax.detection.models import DetectorModule
 from simspine_jax.errors import FileFormatError, SimspineError, one_line
-from simspine_jax.evaluation.people import oks_by_picture
 from simspine_jax.io.files import atomic_write, make_folder, place, read_text
 from simspine_jax.tables import Table, format_table
 from simspine_jax.training.checkpoints import Note
 from simspine_jax.training.detector_evaluation import detect, detector_scores
 from simspine_jax.training.detector_run import MODELS, DetectorRun
-from simspine_jax.training.detectors import load_trained_detector, train_detector
+from simspine_jax.training.detectors import train_detector
 from simspine_jax.training.evaluation import commit
 from simspine_jax.training.loop import Progress
 from simspine_jax.training.run import run_to_json
@@ -203,25 +201,15 @@ def run_cell(
     if (own / SCORES_FILE).exists():
         return read_scores(own / SCORES_FILE)
     mix = study.mix(cell)
-    start = None if study.weights is None else lambda: _first_weights(study, note)
-    trained = train_detector(study.run, mix, own / TRAINING, start=start, progress=progress, note=note)
+    trained = train_detector(
+        study.run, mix, own / TRAINING, start=study.weights, progress=progress, note=note
+    )
     detector = Detector.of(trained.model, study.run.model, study.run.pixels)
     found = _scores(detector, study, cell, len(mix.second), trained.steps)
     with atomic_write(own / SCORES_FILE) as file:
         json.dump(_plain(found), file, indent=1)
         file.write("\n")
     return found
-
-
-def _first_weights(study: MixingStudy, note: Note) -> DetectorModule:
-    assert study.weights is not None
-    run, model, _ = load_trained_detector(study.weights, note=note)
-    if (run.model, run.pixels) != (study.run.model, study.run.pixels):
-        raise SimspineError(
-            f"{place(study.weights)} holds another detector than the study's; valid is one of the same model "
-            "that sees the same pixels"
-        )
-    return model
 
 
 def _check_cell(path: Path, about: dict[str, Any]) -> None:
@@ -246,10 +234,8 @@ def _check_cell(path: Path, about: dict[str, Any]) -> None:
 
 
 def _scores(detector: Detector, study: MixingStudy, cell: Cell, pictures: int, steps: int) -> CellScores:
-    outdoors, indoors = (detect(detector, domain.test) for domain in (study.first, study.second))
-    test = study.first.test
-    picture_of = test.picture_of if isinstance(test, PictureFiles) else np.arange(len(test))
-    oks, auc = oks_by_picture(outdoors, picture_of), detector_scores(indoors).auc
+    oks = detector_scores(detect(detector, study.first.test)).oks
+    auc = detector_scores(detect(detector, study.second.test)).auc
     return CellScores(
         cell.mode, cell.fraction, pictures, steps, oks["body"].ap, oks["body"].ar, oks["spine"].ap,
         oks["spine"].ar, auc["all"], auc["spine"],

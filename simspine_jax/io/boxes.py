@@ -11,6 +11,9 @@ YOLO        a folder with a ``.txt`` a picture: class, centre, width and height 
 
 Of several cameras a folder has a file for each, or a YOLO folder for each, by their names; COCO files whose
 pictures lie in a folder for each camera, and tables with a column ``camera``, hold them all.
+
+Boxes that can't be used are left out, counted and told: those of pictures with names that no picture of the
+camera has, those of frames that it doesn't have, and COCO's crowds.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -27,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simspine_jax.errors import UnknownNameError, one_line
-from simspine_jax.io.files import filled_lines, malformed, read_text, shown
+from simspine_jax.io.files import filled_lines, malformed, place, read_text, shown
 
 PERSON = 1
 """COCO's category."""
@@ -56,6 +59,8 @@ _TABLE = "frame, x, y, w, h and score in columns, MOT's columns, or a header tha
 
 Row = tuple[float, float, float, float, float]
 """Left, top, width, height and score."""
+
+Note = Callable[[str], None]
 
 
 class BoxCamera(Protocol):
@@ -115,11 +120,20 @@ def clip_boxes(
 
 
 class _Found:
-    """Rows as they are read, by camera and frame."""
+    """Rows as they are read, by camera and frame, and what is left out.
 
-    def __init__(self, path: Path, cameras: Sequence[BoxCamera]):
-        self.path, self.cameras = path, {camera.name: camera for camera in cameras}
+    Args:
+        path: of the file or folder.
+        cameras: whose boxes it holds.
+        from_one: whether its frames count from 1.
+    """
+
+    def __init__(self, path: Path, cameras: Sequence[BoxCamera], *, from_one: bool = False):
+        self.path, self.from_one = path, from_one
+        self.cameras = {camera.name: camera for camera in cameras}
         self.rows: dict[str, dict[int, list[Row]]] = {name: {} for name in self.cameras}
+        self.unknown: dict[str, list[str]] = {name: [] for name in self.cameras}
+        self.crowds = 0
 
     def camera(self, name: str | None) -> BoxCamera:
         """The one that is named, or the only one.
@@ -137,47 +151,87 @@ class _Found:
             raise UnknownNameError("Camera", name, f"what {self.path} has boxes for", self.cameras)
         return self.cameras[name]
 
-    def add(self, camera: BoxCamera, frame: int, row: Row) -> None:
-        self.rows[camera.name].setdefault(frame, []).append(row)
+    def add(self, camera: BoxCamera, frame: int | None, text: str, row: Row) -> None:
+        """Takes a box; without a frame, ``text`` is a name that no picture of the camera has."""
+        if frame is None:
+            self.unknown[camera.name].append(text)
+        else:
+            self.rows[camera.name].setdefault(frame, []).append(row)
 
-    def boxes(self, relative: bool = False) -> dict[str, CameraBoxes]:
+    def boxes(self, note: Note, relative: bool = False) -> dict[str, CameraBoxes]:
+        """What is used; what is not is told."""
+        if self.crowds:
+            note(
+                f"{self.crowds} crowds (iscrowd) of {place(self.path)} are left out; valid are single people"
+            )
+        names = [name for name in self.cameras if self.unknown[name]]
         if not any(self.rows.values()):
+            if names:
+                raise malformed(self.path, None, self._unknown(names[0]), self._named(names[0]))
             raise malformed(self.path, None, "it holds no boxes of people", "one box or more")
-        return {
-            name: CameraBoxes({n: np.array(rows, float) for n, rows in frames.items()}, relative)
-            for name, frames in self.rows.items()
-        }
+        for name in names:
+            what = self._unknown(name).removeprefix("it has ")
+            note(f"{place(self.path)}: {what} are left out; valid is {self._named(name)}")
+        found: dict[str, CameraBoxes] = {}
+        for name, frames in self.rows.items():
+            self._tell_other_frames(self.cameras[name], frames, note)
+            found[name] = CameraBoxes({n: np.array(rows, float) for n, rows in frames.items()}, relative)
+        return found
+
+    def _unknown(self, name: str) -> str:
+        texts = self.unknown[name]
+        return f"it has {len(texts)} boxes of pictures that {name} does not have (first: {shown(texts[0])})"
+
+    def _named(self, name: str) -> str:
+        return f"the name of one of its pictures, such as {next(iter(self.cameras[name].stems))}"
+
+    def _tell_other_frames(self, camera: BoxCamera, frames: Mapping[int, list[Row]], note: Note) -> None:
+        """Notes boxes of frames that the camera doesn't have; they are never looked for."""
+        known = set(camera.numbers or ())
+        other = sorted(n for n in frames if n not in known)
+        if not known or not other:
+            return
+        first, last = min(known), max(known)
+        text = (
+            f"{sum(len(frames[n]) for n in other)} boxes of {place(self.path)} are of frames that "
+            f"{camera.name} does not have and are left out (first: {other[0]}; it has {len(known)} frames, "
+            f"{first} to {last})"
+        )
+        if first == 0 and 0 not in frames and other == [last + 1] and not self.from_one:
+            text += "; perhaps the file counts frames from 1, and valid is from 0"
+        note(text)
 
 
-def read_boxes(path: Path, cameras: Sequence[BoxCamera]) -> dict[str, CameraBoxes]:
+def read_boxes(path: Path, cameras: Sequence[BoxCamera], *, note: Note = print) -> dict[str, CameraBoxes]:
     """Boxes of people for each camera; those without any have none.
 
-    Frames go by number, or by name where a file names pictures; MOT's and YOLO's numbers count from 1, in the
-    order of the camera's frames.
+    Frames go by number, or by name where a file names pictures; a name's last number counts only for cameras
+    whose frames have no names. MOT's and YOLO's numbers count from 1, in the order of the camera's frames.
 
     Args:
         path: a file or folder, see above.
         cameras: whose frames the boxes are of; at least one.
+        note: told of boxes that are left out, each kind in a sentence.
 
     Raises:
-        FileFormatError: it is nothing of the kind, or holds no boxes.
+        FileFormatError: it is nothing of the kind, or holds no boxes, or none of pictures that there are.
         UnknownNameError: it has boxes of a camera that isn't there.
     """
     if not path.is_dir():
-        return _read_file(path, cameras)
+        return _read_file(path, cameras, note)
     found: dict[str, CameraBoxes] = {}
     for camera in cameras:
         inner = path / camera.name
         files = [path / f"{camera.name}{suffix}" for suffix in FILE_SUFFIXES]
         files = [file for file in files if file.is_file()]
         if inner.is_dir():
-            found |= _read_yolo(inner, camera)
+            found |= _read_yolo(inner, camera, note)
         elif len(files) == 1:
-            found |= _read_file(files[0], [camera])
+            found |= _read_file(files[0], [camera], note)
         elif len(files) > 1:
             raise malformed(path, None, f"it has {len(files)} files of {camera.name}", "one a camera")
         elif len(cameras) == 1:
-            found |= _read_yolo(path, camera)
+            found |= _read_yolo(path, camera, note)
     if not found:
         names = ", ".join(camera.name for camera in cameras)
         valid = "a file or folder for each, named like the camera"
@@ -185,33 +239,43 @@ def read_boxes(path: Path, cameras: Sequence[BoxCamera]) -> dict[str, CameraBoxe
     return {camera.name: found.get(camera.name, CameraBoxes({})) for camera in cameras}
 
 
-def _read_file(path: Path, cameras: Sequence[BoxCamera]) -> dict[str, CameraBoxes]:
+def _read_file(path: Path, cameras: Sequence[BoxCamera], note: Note) -> dict[str, CameraBoxes]:
     if path.suffix.lower() == ".json":
-        return _read_coco(path, cameras)
-    return _read_table(path, cameras)
+        return _read_coco(path, cameras, note)
+    return _read_table(path, cameras, note)
 
 
-def _frame_of(path: Path, line: int | None, camera: BoxCamera, text: str) -> int:
-    """The frame that a text means: a picture's name, or the number that it ends in."""
-    stem = Path(text.replace("\\", "/")).stem if not text.isdigit() else text
-    if stem in camera.stems:
-        return camera.stems[stem]
+def _frame_of(path: Path, line: int | None, camera: BoxCamera, text: str) -> int | None:
+    """The frame that a text means: a picture's name or a number, or a name that ends in one.
+
+    The latter is for frames without names alone: None is a name that no picture of the camera has.
+    """
+    name = Path(text.replace("\\", "/")).name
+    stem = text if text.isdigit() else Path(name).stem
+    for known in (name, stem):  # with and without ending
+        if known in camera.stems:
+            return camera.stems[known]
+    if camera.stems and not text.isdigit():
+        return None
     match = _LAST_NUMBER.search(stem)
     if match is None:
         raise malformed(path, line, f"the frame is {shown(text)}", "a number or the name of a picture")
     return int(match.group(1))
 
 
-def _nth(camera: BoxCamera, place: int) -> int:
-    """The number of a frame that is the n-th of its camera, from 1."""
+def _nth(camera: BoxCamera, nth: int) -> int:
+    """The number of a frame that is the n-th of its camera, from 1; beyond the last one they go on."""
     numbers = camera.numbers
-    return numbers[place - 1] if numbers is not None and 0 < place <= len(numbers) else place - 1
+    if not numbers:
+        return nth - 1
+    # Beyond the last one no number is another frame's.
+    return numbers[nth - 1] if nth <= len(numbers) else numbers[-1] + nth - len(numbers)
 
 
 # --- COCO ---
 
 
-def _read_coco(path: Path, cameras: Sequence[BoxCamera]) -> dict[str, CameraBoxes]:
+def _read_coco(path: Path, cameras: Sequence[BoxCamera], note: Note) -> dict[str, CameraBoxes]:
     try:
         document = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
@@ -224,11 +288,14 @@ def _read_coco(path: Path, cameras: Sequence[BoxCamera]) -> dict[str, CameraBoxe
     for number, entry in enumerate(entries):
         if entry.get("category_id", people) != people:
             continue
+        if entry.get("iscrowd"):
+            found.crowds += 1
+            continue
         image = images.get(entry.get("image_id"), entry.get("file_name", entry.get("image_id")))
         name, text = _camera_and_frame(found, path, number, image)
         camera = found.camera(name)
-        found.add(camera, _frame_of(path, None, camera, text), _coco_row(path, number, entry))
-    return found.boxes()
+        found.add(camera, _frame_of(path, None, camera, text), text, _coco_row(path, number, entry))
+    return found.boxes(note)
 
 
 def _coco_parts(path: Path, document: Any) -> tuple[list[dict[str, Any]], dict[Any, Any]]:
@@ -274,15 +341,15 @@ def _coco_row(path: Path, number: int, entry: Mapping[str, Any]) -> Row:
 # --- tables ---
 
 
-def _read_table(path: Path, cameras: Sequence[BoxCamera]) -> dict[str, CameraBoxes]:
+def _read_table(path: Path, cameras: Sequence[BoxCamera], note: Note) -> dict[str, CameraBoxes]:
     lines = filled_lines(read_text(path))
     first = _cells(lines[0][1])
     header = _header(path, lines[0][0], first) if not _is_number(first[0]) else None
     if header is None and len(first) in (5, 6) and _all_shares(lines):
-        return _one_of_yolo(path, cameras, lines)
+        return _one_of_yolo(path, cameras, lines, note)
     columns = header or (_MOT if len(first) > len(_PLAIN) else _PLAIN)
     counts_from_one = header is None and len(first) > len(_PLAIN)
-    found = _Found(path, cameras)
+    found = _Found(path, cameras, from_one=counts_from_one)
     for line, text in lines[header is not None :]:
         cells = dict(zip(columns, _cells(text), strict=False))
         camera = found.camera(cells.get("camera"))
@@ -291,8 +358,8 @@ def _read_table(path: Path, cameras: Sequence[BoxCamera]) -> dict[str, CameraBox
             frame = _nth(camera, _whole(path, line, cells["frame"]))
         else:
             frame = _frame_of(path, line, camera, _frame_text(path, line, cells["frame"]))
-        found.add(camera, frame, row)
-    return found.boxes()
+        found.add(camera, frame, cells["frame"], row)
+    return found.boxes(note)
 
 
 def _cells(text: str) -> list[str]:
@@ -366,7 +433,7 @@ def _all_shares(lines: Iterable[tuple[int, str]]) -> bool:
 
 
 def _one_of_yolo(
-    path: Path, cameras: Sequence[BoxCamera], lines: list[tuple[int, str]]
+    path: Path, cameras: Sequence[BoxCamera], lines: list[tuple[int, str]], note: Note
 ) -> dict[str, CameraBoxes]:
     numbers = cameras[0].numbers
     if len(cameras) > 1 or numbers is None or len(numbers) != 1:
@@ -374,30 +441,32 @@ def _one_of_yolo(
         raise malformed(path, None, what, "px, or the folder of YOLO's files")
     found = _Found(path, cameras)
     for row in _yolo_rows(path, lines):
-        found.add(cameras[0], numbers[0], row)
-    return found.boxes(relative=True)
+        found.add(cameras[0], numbers[0], path.stem, row)
+    return found.boxes(note, relative=True)
 
 
-def _read_yolo(folder: Path, camera: BoxCamera) -> dict[str, CameraBoxes]:
+def _read_yolo(folder: Path, camera: BoxCamera, note: Note) -> dict[str, CameraBoxes]:
     """A folder with a file a picture; pictures without a person have an empty one or none."""
     files = sorted(path for path in folder.glob("*.txt") if path.name != "classes.txt")
     if not files:
         raise malformed(folder, None, "it holds no .txt files", "YOLO's, one for each picture")
-    found = _Found(folder, [camera])
+    found = _Found(folder, [camera], from_one=True)
     for path in files:
-        match = _LAST_NUMBER.search(path.stem)
-        if path.stem in camera.stems:
-            frame = camera.stems[path.stem]
-        elif match is not None and int(match.group(1)) > 0:
-            frame = _nth(camera, int(match.group(1)))
-        else:
-            raise malformed(
-                path, None, "its name is no picture's and ends in no number from 1", "one of both"
-            )
+        frame = _yolo_frame(path, camera)
         if path.stat().st_size:
             for row in _yolo_rows(path, filled_lines(read_text(path))):
-                found.add(camera, frame, row)
-    return found.boxes(relative=True)
+                found.add(camera, frame, path.name, row)
+    return found.boxes(note, relative=True)
+
+
+def _yolo_frame(path: Path, camera: BoxCamera) -> int | None:
+    """The frame that a file is of; None where it is called like no picture of the camera."""
+    if camera.stems:
+        return camera.stems.get(path.stem)
+    match = _LAST_NUMBER.search(path.stem)
+    if match is None or not int(match.group(1)):
+        raise malformed(path, None, "its name ends in no number from 1", "the place of its frame, from 1")
+    return _nth(camera, int(match.group(1)))
 
 
 def _yolo_rows(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[Row]:

@@ -149,14 +149,16 @@ def keypoint_boxes(pixels: NDArray[np.float64]) -> tuple[NDArray[np.float64], ND
     return np.where(seen, low, np.nan), np.where(seen, high, np.nan)
 
 
-def person_boxes(pixels: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Boxes [N 4] x, y, width, height px around keypoints [N K 2] px, `BOX_SCALE` times as large.
+def person_boxes(
+    pixels: NDArray[np.float64], sizes: NDArray[np.float64], scale: float = BOX_SCALE
+) -> NDArray[np.float64]:
+    """Boxes [N 4] x, y, width, height px around keypoints [N K 2] px, ``scale`` times as large.
 
     They are cut at the edges of pictures of ``sizes`` [N 2] px, where these are known (not NaN); edges are at
     0 and ``sizes``, as COCO counts.
     """
     low, high = keypoint_boxes(pixels)
-    margin = (BOX_SCALE - 1) / 2 * (high - low)
+    margin = (scale - 1) / 2 * (high - low)
     edge = np.where(np.isnan(sizes), np.inf, sizes)
     corner = np.where(np.isnan(sizes), -np.inf, 0.0)
     low, high = np.clip(low - margin, corner, edge), np.clip(high + margin, corner, edge)

@@ -232,11 +232,12 @@ def _record(out: Path) -> dict[str, Any]:
 
 
 def _digest(cameras: Sequence[Camera]) -> str:
-    """Of names and sizes of all files."""
+    """Of names, sizes and times of change of all files."""
     parts = []
     for camera in cameras:
-        paths = camera.paths if isinstance(camera, PictureCamera) else (camera.path,)
-        parts += [f"{camera.name}/{path.name} {path.stat().st_size}".encode() for path in paths]
+        for path in camera.paths if isinstance(camera, PictureCamera) else (camera.path,):
+            about = path.stat()
+            parts.append(f"{camera.name}/{path.name} {about.st_size} {about.st_mtime_ns}".encode())
     return digest_of(*parts)
 
 

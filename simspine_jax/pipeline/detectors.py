@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
+from flax import nnx
 from numpy.typing import NDArray
 
 from simspine_jax.detection.codecs import Found
 from simspine_jax.detection.inference import Detector
-from simspine_jax.detection.models import DETECTORS, PixelOptions
+from simspine_jax.detection.models import DETECTORS, DetectorModule, PixelOptions
 from simspine_jax.errors import SimspineError, UnknownNameError
 from simspine_jax.io.files import malformed, read_bytes, shown
 from simspine_jax.pipeline.records import digest_of
@@ -142,9 +143,14 @@ def _trained(folder: Path, flip: bool, note: Callable[[str], None]) -> LoadedDet
 
     run, model, steps = load_trained_detector(folder, note=note)
     detector = Detector.of(model, run.model, run.pixels, flip=flip)
-    about = repr((steps, flip)).encode()
-    digest = digest_of(read_bytes(folder / RUN_FILE), about)
+    digest = digest_of(read_bytes(folder / RUN_FILE), repr((steps, flip)).encode(), *_weights(model))
     return LoadedDetector(detector, f"{run.name} after {steps} steps", digest)
+
+
+def _weights(model: DetectorModule) -> Iterator[bytes]:
+    """Their bytes in the order of their names: two imports have the same run and number of steps."""
+    for _, leaf in sorted(nnx.to_flat_state(nnx.state(model)), key=lambda pair: str(pair[0])):
+        yield np.asarray(leaf.get_value()).tobytes()
 
 
 def _published(

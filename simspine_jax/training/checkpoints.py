@@ -184,6 +184,11 @@ class Checkpoints:
 
     def _check_data(self, about: dict[str, Any], data: BatchState) -> None:
         there = about["data"]
+        if not there["count"]:
+            raise SimspineError(
+                f"{place(self.folder)} holds weights that were imported and no training; valid is another "
+                "--out, with --weights and this folder to begin with them"
+            )
         for name in ("seed", "count", "batch_size"):
             if there[name] != getattr(data, name):
                 raise SimspineError(

@@ -1,12 +1,12 @@
 """How good a trained detector is: keypoints of every picture of a set, and a table of scores.
 
 Crops are those of the pictures' true boxes, as in the paper, and the output is the mean of the crop's and
-its mirror image's. Every keypoint that is labelled in the picture counts, seen or occluded, in the crop or
-not.
+its mirror image's. Every keypoint that is labelled counts, seen or occluded, in the crop and in the picture
+or not.
 
-AP and AR are COCO's over OKS, of pictures whose person's area is known; detections are ranked by the mean
-score of their keypoints. PCK divides distances by the shorter side of the person's box, as the paper does;
-AUC is MMPose's, whose mean is over people first and over keypoints then and cannot exceed `AUC_CEILING`.
+AP and AR are COCO's over OKS, of people whose area is known; see `training.detected`. PCK divides distances
+by the shorter side of the person's box, as the paper does; AUC is MMPose's, whose mean is over people first
+and over keypoints then and cannot exceed `AUC_CEILING`.
 """
 
 from __future__ import annotations
@@ -24,16 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simspine_jax.datasets import PictureSequence
+from simspine_jax.datasets.picture_files import picture_numbers, scored_boxes
 from simspine_jax.detection.codecs import picture_keypoints
 from simspine_jax.detection.inference import Detector
 from simspine_jax.errors import ShapeError
 from simspine_jax.io.files import atomic_write, make_folder
 from simspine_jax.metrics.keypoints2d import (
     AUC_CEILING,
-    Detections,
     OksScores,
-    People,
-    average_precision,
     keypoint_mean,
     pck,
     pck_auc,
@@ -53,6 +51,7 @@ from simspine_jax.pictures import (
 )
 from simspine_jax.skeleton import OKS_SUBSETS
 from simspine_jax.tables import Table
+from simspine_jax.training.detected import LEAST_SCORE, MOST_ALIKE, Detected, oks_by_subset
 from simspine_jax.training.detector_run import DetectorRun
 from simspine_jax.training.evaluation import commit
 
@@ -70,27 +69,6 @@ SHEET_PICTURES = 24
 """Pictures of the contact sheet, evenly spread over the set."""
 
 
-@dataclass(frozen=True, eq=False)
-class Detected:
-    """Keypoints of N pictures as they are and as they were found, px of the pictures.
-
-    Attributes:
-        found: ``[N K 2]``; NaN where nothing was found.
-        score: ``[N K]``, of the detector; no probability.
-        true: ``[N K 2]``.
-        labelled: ``[N K]`` keypoints that are known and in the picture.
-        box: ``[N 4]`` left, top, width and height of the person.
-        area: ``[N]`` of what is seen of the person, px^2; NaN where it is not known.
-    """
-
-    found: NDArray[np.float64]
-    score: NDArray[np.float32]
-    true: NDArray[np.float32]
-    labelled: NDArray[np.bool_]
-    box: NDArray[np.float32]
-    area: NDArray[np.float32]
-
-
 @dataclass(frozen=True)
 class DetectorScores:
     """Scores by subset of the keypoints: ``body``, ``spine`` and ``all``.
@@ -101,14 +79,16 @@ class DetectorScores:
         pck: share of keypoints nearer than `PCK_SHARE` of the shorter side, mean as of AUC.
         fixed_auc: what AUC would be if the mean pose of these crops were found in all of them: AUC by the
             shorter side is high even for it.
-        pictures: that were compared.
-        with_area: pictures that AP and AR are of.
+        people: that were compared.
+        pictures: that they are in.
+        with_area: people that AP and AR are of.
     """
 
     oks: dict[str, OksScores]
     auc: dict[str, float]
     pck: dict[str, float]
     fixed_auc: dict[str, float]
+    people: int
     pictures: int
     with_area: int
 
@@ -116,12 +96,12 @@ class DetectorScores:
 def detect(
     detector: Detector, pictures: PictureSequence, *, progress: Callable[[int], object] | None = None
 ) -> Detected:
-    """Finds the keypoints of every picture, by its person's box.
+    """Finds the keypoints of every person in pictures, by the person's box.
 
     Args:
         detector: trained.
-        pictures: of a split.
-        progress: told how many pictures were just done.
+        pictures: of a split, a record for each person.
+        progress: told how many records were just done.
 
     Raises:
         ShapeError: there are no pictures.
@@ -129,21 +109,24 @@ def detect(
     """
     if not len(pictures):
         raise ShapeError("There are no pictures to find keypoints in; valid is one or more")
-    parts: list[Detected] = []
-    ahead = _crops(pictures, detector.size)
+    parts: list[dict[str, NDArray]] = []
+    ahead = _crops(pictures, detector.size, detector.codec.udp)
     while batch := list(itertools.islice(ahead, BATCH)):
         parts.append(_detected(detector, batch))
         if progress is not None:
             progress(len(batch))
-    return Detected(*(np.concatenate([getattr(p, name) for p in parts]) for name in Detected.__annotations__))
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    boxes = scored_boxes(pictures)
+    side = shorter_side(jnp.asarray(columns["box"] if boxes is None else boxes))
+    return Detected(**columns, side=np.asarray(side), picture=picture_numbers(pictures))
 
 
-def _crops(pictures: PictureSequence, size: tuple[int, int]) -> Iterator[tuple[Picture, Crop]]:
+def _crops(pictures: PictureSequence, size: tuple[int, int], udp: bool) -> Iterator[tuple[Picture, Crop]]:
     """Pictures in order with their crops, made ahead by threads."""
 
     def made(index: int) -> tuple[Picture, Crop]:
         picture = pictures[index]
-        return picture, top_down(picture, size)
+        return picture, top_down(picture, size, udp=udp)
 
     rest = iter(range(len(pictures)))
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -156,8 +139,8 @@ def _crops(pictures: PictureSequence, size: tuple[int, int]) -> Iterator[tuple[P
             yield done
 
 
-def _detected(detector: Detector, batch: list[tuple[Picture, Crop]]) -> Detected:
-    """Of one batch, filled up so that all share a compiled program."""
+def _detected(detector: Detector, batch: list[tuple[Picture, Crop]]) -> dict[str, NDArray]:
+    """Of one batch, by `Detected`'s names; it is filled up so that all share a compiled program."""
     pictures, crops = zip(*batch, strict=True)
     filled = [*crops, *itertools.repeat(crops[-1], BATCH - len(crops))]
     found = detector(np.stack([crop.pixels for crop in filled]))
@@ -165,14 +148,14 @@ def _detected(detector: Detector, batch: list[tuple[Picture, Crop]]) -> Detected
     matrix = np.stack([crop.matrix for crop in crops])
     true = np.stack([picture.keypoints_2d for picture in pictures])
     seen = np.stack([picture.visibility for picture in pictures]) != OUTSIDE
-    return Detected(
-        picture_keypoints(np.asarray(found.keypoints)[:count], matrix),
-        np.asarray(found.score)[:count],
-        true,
-        seen & np.isfinite(true).all(-1),
-        np.stack([picture.box for picture in pictures]),
-        np.array([picture.area for picture in pictures], np.float32),
-    )
+    return {
+        "found": picture_keypoints(np.asarray(found.keypoints)[:count], matrix),
+        "score": np.asarray(found.score)[:count],
+        "true": true,
+        "labelled": seen & np.isfinite(true).all(-1),
+        "box": np.stack([picture.box for picture in pictures]),
+        "area": np.array([picture.area for picture in pictures], np.float32),
+    }
 
 
 def detector_scores(detected: Detected) -> DetectorScores:
@@ -181,23 +164,23 @@ def detector_scores(detected: Detected) -> DetectorScores:
     Args:
         detected: of `detect`.
     """
-    normaliser = shorter_side(jnp.asarray(detected.box))
+    normaliser = jnp.asarray(detected.side)
     args = (jnp.asarray(detected.found), jnp.asarray(detected.true), jnp.asarray(detected.labelled))
     auc, near = pck_auc(*args, normaliser), pck(*args, normaliser, PCK_SHARE)
     fixed = pck_auc(jnp.asarray(fixed_pose(detected)), *args[1:], normaliser)
-    known = np.isfinite(detected.area)
     names = ("body", "spine", "all")
 
     def mean(scores: Masked, name: str) -> float:
         return float(keypoint_mean(scores[:, np.array(OKS_SUBSETS[name])]).values)
 
     return DetectorScores(
-        {name: _oks(detected, known, OKS_SUBSETS[name]) for name in names},
+        oks_by_subset(detected),
         {name: mean(auc, name) for name in names},
         {name: mean(near, name) for name in names},
         {name: mean(fixed, name) for name in names},
         len(detected.box),
-        int(known.sum()),
+        len(np.unique(detected.picture)),
+        int(np.isfinite(detected.area).sum()),
     )
 
 
@@ -213,20 +196,6 @@ def fixed_pose(detected: Detected) -> NDArray[np.float64]:
     inside = np.where(detected.labelled[..., None], (detected.true - center) / extent, 0.0)
     mean = np.where(counts > 0, inside.sum(0) / np.maximum(counts, 1), np.nan)
     return mean * extent + center
-
-
-def _oks(detected: Detected, known: NDArray[np.bool_], ids: tuple[int, ...]) -> OksScores:
-    """COCO's numbers of the pictures whose area is known: one person and one detection each."""
-    if not known.any():
-        return OksScores(*(float("nan") for _ in OksScores.__annotations__))
-    people = People(
-        detected.true[known][:, None],
-        detected.labelled[known][:, None],
-        detected.area[known][:, None],
-        detected.box[known][:, None],
-    )
-    ranks = np.nan_to_num(detected.score[known]).mean(-1)
-    return average_precision(Detections(detected.found[known][:, None], ranks[:, None]), people, ids=ids)
 
 
 def detector_table(run: DetectorRun, scores: DetectorScores, *, split: str, source: str, steps: int) -> Table:
@@ -248,7 +217,9 @@ def detector_table(run: DetectorRun, scores: DetectorScores, *, split: str, sour
         "AUC is the mean PCK over the thresholds 0, 0.05, ... 0.95 of the shorter side of the person's box, "
         f"first over people and then over keypoints; a perfect detector has {AUC_CEILING:g}.",
         "The mean pose of these crops, found in each of them, would have the AUC of the second column.",
-        f"AP and AR are COCO's over OKS, of {scores.with_area} pictures with known areas.",
+        f"AP and AR are COCO's over OKS, of {scores.with_area} people with known areas; as in MMPose's "
+        f"CocoMetric they are ranked by the mean score of their keypoints above {LEAST_SCORE:g}, and of "
+        f"detections in a picture with an OKS above {MOST_ALIKE:g} one counts.",
         "Crops are of true boxes, with flip test.",
         f"Config {run.name}, {steps} steps, seed {run.seed}; commit {commit()}.",
     )
@@ -258,7 +229,7 @@ def detector_table(run: DetectorRun, scores: DetectorScores, *, split: str, sour
         ("", "AUC", "Mean pose", f"PCK@{PCK_SHARE:g}", "AP", "AP50", "AP75", "AR"),
         rows,
         (0, *(3,) * 7),
-        f"{source}, split {split}, {scores.pictures} pictures",
+        f"{source}, split {split}, {scores.people} people in {scores.pictures} pictures",
         notes,
     )
 

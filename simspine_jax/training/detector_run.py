@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from simspine_jax.detection.curriculum import STAGES, Curriculum
+from simspine_jax.detection.curriculum import STAGES, SWITCH_SHARES, Curriculum
 from simspine_jax.detection.hrnet import HRNetOptions
 from simspine_jax.detection.models import DetectorOptions, PixelOptions
 from simspine_jax.detection.rtmpose import RTMPoseOptions
@@ -57,14 +57,11 @@ class CurriculumOptions:
 
     Attributes:
         stages: names, one or more.
-        switches: the first epoch, from 0, of each stage but the first.
+        switches: share of the run after which each stage but the first begins: epoch 210 of 420 is 0.5.
     """
 
     stages: tuple[Literal["hard", "medium", "easy", "plain"], ...] = ("hard", "medium", "easy")
-    switches: tuple[int, ...] = (210, 336)
-
-    def __post_init__(self) -> None:
-        self.built()
+    switches: tuple[float, ...] = SWITCH_SHARES
 
     def built(self) -> Curriculum:
         """The curriculum itself.
@@ -129,7 +126,7 @@ class DetectorRun:
         keep: checkpoints.
 
     Raises:
-        SimspineError: a count, the average or the layer decay can't be.
+        SimspineError: a count, the average, the curriculum or the layer decay can't be.
     """
 
     name: str
@@ -150,21 +147,13 @@ class DetectorRun:
 
     def __post_init__(self) -> None:
         check_counts(self)
+        self.curriculum.built()
         decay = self.optimiser.layer_decay
         if decay is not None and not (isinstance(self.model, ViTPoseOptions) and 0 < decay <= 1):
             raise SimspineError(
                 f"optimiser.layer_decay of the run {self.name} is {decay}; valid are 0 to 1 for a "
                 "transformer, and none for others"
             )
-
-    def epoch(self, step: int, count: int) -> int:
-        """The epoch, from 0, that a step's first crop is of.
-
-        Args:
-            step: from 0.
-            count: crops of an epoch.
-        """
-        return step * self.batch_size // count
 
 
 def load_detector_run(config: str) -> DetectorRun:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +23,7 @@ from simspine_jax.datasets import (
 from simspine_jax.datasets.mixing import MixOptions, PictureMix
 from simspine_jax.datasets.picture_batches import Cropper
 from simspine_jax.datasets.sources import SourceText, open_source
-from simspine_jax.detection.models import DetectorModule, build_detector
+from simspine_jax.detection.models import DetectorModule, build_detector, codec_of
 from simspine_jax.detection.photometric import sample_keys
 from simspine_jax.errors import FileFormatError, SimspineError
 from simspine_jax.io.files import PathLike, make_folder, place
@@ -143,8 +142,9 @@ class DetectorLearner:
 
     def _open(self, place: Any) -> None:
         """Opens the batches of the stage that the next step is in, from the place that is told."""
-        self._stage = self._curriculum.number(self._run.epoch(self._done, self._source.count))
-        crop = self._curriculum.stages[self._stage].crop(self._run.model.size)
+        self._stage = self._curriculum.number(self._done / self._run.steps)
+        model, stage = self._run.model, self._curriculum.stages[self._stage]
+        crop = stage.crop(model.size, udp=codec_of(model).udp)
         self._batches = self._source.batches(self._run.batch_size, self._run.seed, crop)
         if place is not None:
             self._batches.set_state(place)
@@ -152,7 +152,7 @@ class DetectorLearner:
     def step(self, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
         """See `Learner`."""
         assert self._batches is not None
-        if self._curriculum.number(self._run.epoch(self._done, self._source.count)) != self._stage:
+        if self._curriculum.number(self._done / self._run.steps) != self._stage:
             self._open(self._batches.get_state())
         batch = next(self._batches)
         shared = NamedSharding(self.mesh, PartitionSpec(DATA_AXIS))
@@ -184,7 +184,7 @@ def train_detector(
     source: PictureSequence | CropSource,
     folder: Path,
     *,
-    start: Callable[[], DetectorModule] | None = None,
+    start: Path | None = None,
     progress: Progress | None = None,
     note: Note = print,
 ) -> Trained[DetectorModule]:
@@ -194,13 +194,14 @@ def train_detector(
         run: what to train, and how.
         source: of crops.
         folder: gets ``run.json``, checkpoints and curves.
-        start: gives the weights to begin with; None for random ones. A training that goes on has its own.
+        start: folder of a training whose weights to begin with; None for random ones. A training that goes
+            on has its own.
         progress: told about steps and losses.
         note: told of damaged checkpoints.
 
     Raises:
-        SimspineError: the folder holds another run or can't be written, the loss is no number any more, or
-            the data don't do.
+        SimspineError: the folder holds another run or can't be written, the loss is no number any more, the
+            data don't do, or the weights to begin with are of another detector.
     """
     make_folder(folder)
     if (folder / RUN_FILE).exists():
@@ -209,7 +210,7 @@ def train_detector(
     crops = OneSet(source) if isinstance(source, RecordSequence) else source
 
     def begun() -> tuple[Learner, TrainState]:
-        model = _built(run) if start is None else start()
+        model = _built(run) if start is None else _begun_with(start, run, note)
         structure, state = initial_detector_state(model, run)
         return DetectorLearner(run, crops, structure), state
 
@@ -219,6 +220,27 @@ def train_detector(
 def _built(run: DetectorRun) -> DetectorModule:
     dtype = jnp.dtype(run.compute) if run.compute != "float32" else None
     return build_detector(run.model, dtype=dtype, seed=run.seed)
+
+
+def _begun_with(folder: Path, run: DetectorRun, note: Note) -> DetectorModule:
+    """The run's own detector with the weights of another training."""
+    kept, other, _ = load_trained_detector(folder, note=note)
+    if kept.pixels != run.pixels:
+        raise SimspineError(
+            f"{place(folder)} holds a detector that sees {kept.pixels} and the run {run.name} sees "
+            f"{run.pixels}; valid are weights that see the same"
+        )
+    model = _built(run)
+    wanted, given = (dict(nnx.to_flat_state(nnx.state(m))) for m in (model, other))
+    shapes = [{path: leaf.get_value().shape for path, leaf in s.items()} for s in (wanted, given)]
+    if odd := [path for path in {**shapes[0], **shapes[1]} if shapes[0].get(path) != shapes[1].get(path)]:
+        name = ".".join(map(str, odd[0]))
+        raise SimspineError(
+            f"{place(folder)} holds another detector than the run {run.name}: {len(odd)} of its arrays have "
+            f"another shape, such as {name}; valid are weights of the same detector and size of crops"
+        )
+    nnx.update(model, nnx.state(other))
+    return model
 
 
 def keep_detector(run: DetectorRun, model: DetectorModule, folder: Path, *, note: Note = print) -> None:

@@ -81,6 +81,10 @@ class OptimiserOptions:
     clip: float | None = None
 
 
+COMPUTED = "two CPU cores, computed from the network's size and never run; it is meant for a GPU"
+"""For `Expected.machine`."""
+
+
 @dataclass(frozen=True)
 class Expected:
     """What a run is known to cost and to reach.

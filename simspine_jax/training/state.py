@@ -165,15 +165,13 @@ def data_state(step: int, run: Run, count: int) -> BatchState:
     return BatchState(run.seed, epoch, position, count, run.batch_size)
 
 
-def averaged(
-    step: Int[Array, ""], average: nnx.State | None, values: Any, keep: float | None
-) -> nnx.State | None:
+def averaged(step: Int[Array, ""], average: Any, values: Any, keep: float | None) -> Any:
     """The average after a step; it begins with short ones, or the first values would stay in it for long.
 
     Args:
         step: steps done before.
-        average: before it.
-        values: after it.
+        average: a tree, before it.
+        values: likewise, after it.
         keep: share of the average that is kept; None for no average.
     """
     if keep is None:

@@ -47,7 +47,7 @@ class Scored(Protocol):
 
 
 def mixing_figure(scores: Sequence[Scored], first: str, second: str, source: str) -> Figure:
-    """AUC of the second domain (indoor, in the paper) and AP of the first (outdoor) over the fraction used.
+    """AUC of the second domain and AP of the first over the fraction used; the paper's are in- and outdoors.
 
     Fractions stand at equal distances, for most of them are near 0.
 
@@ -63,11 +63,11 @@ def mixing_figure(scores: Sequence[Scored], first: str, second: str, source: str
     fractions = sorted({s.fraction for s in scores})
     with new_figure(_HIGH, _WIDE) as figure:
         title_figure(figure, f"Detectors trained on {first} and a part of {second}", source)
-        indoor, outdoor = figure.subplots(1, 2, sharex=True)
-        _draw(indoor, scores, fractions, {"": "auc"}, f"AUC on {second} (indoor)")
+        left, right = figure.subplots(1, 2, sharex=True)
+        _draw(left, scores, fractions, {"": "auc"}, f"AUC on {second}")
         parts = {", body": "ap_body", ", spine": "ap_spine"}
-        _draw(outdoor, scores, fractions, parts, f"AP on {first} (outdoor)")
-        for axes in (indoor, outdoor):
+        _draw(right, scores, fractions, parts, f"AP on {first}")
+        for axes in (left, right):
             axes.set_xticks(range(len(fractions)), [f"{100 * f:g}" for f in fractions])
             axes.set_xlabel(f"Part of {second} used in training (%)")
             axes.legend()

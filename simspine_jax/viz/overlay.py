@@ -101,7 +101,7 @@ def write_overlay_pictures(folder: Path, camera: Camera, people: People, threads
 def write_overlay_video(
     path: Path, camera: Camera, people: People, rate_hz: float | None, threads: int = 1
 ) -> int:
-    """Writes all frames as a video (MPEG-4); returns how many.
+    """Writes all frames as a video (MPEG-4); returns how many, and without one that can be read, writes none.
 
     Frames that can't be read are black, and those of another size than the first are made as large.
 
@@ -113,7 +113,7 @@ def write_overlay_video(
         threads: that read.
 
     Raises:
-        SimspineError: the file can't be written, or no frame can be read.
+        SimspineError: the file can't be written.
     """
     make_folder(path.parent)
     temporary = path.with_name(f".{uuid.uuid4().hex}.mp4")
@@ -123,9 +123,8 @@ def write_overlay_video(
             for frame in frames:
                 video.add(frame, people)
         video.close()
-        if not temporary.is_file():
-            raise SimspineError(f"{place(path)} is not written: no frame of {camera.name} can be read")
-        os.replace(temporary, path)
+        if video.count:
+            os.replace(temporary, path)
     finally:
         video.close()
         temporary.unlink(missing_ok=True)

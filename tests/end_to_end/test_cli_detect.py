@@ -150,6 +150,21 @@ def test_overlays_and_coco_results(tmp_path: Path) -> None:
     assert not [path for path in out.rglob("*") if path.name.startswith(".")]  # nothing half-written
 
 
+def test_a_camera_without_a_frame_to_draw_is_told_and_the_rest_is_drawn(tmp_path: Path, capsys) -> None:
+    pictures, out = make_pictures(tmp_path / "in", ["a", "b"]), tmp_path / "out"
+    for path in (pictures / "a").iterdir():
+        path.write_bytes(b"no picture")
+    words = (pictures, "--weights", "truth", "-o", out, "--video", "--pictures")
+    assert detect(*words) == 0
+    captured = capsys.readouterr()
+    assert f"{out / 'overlay' / 'a.mp4'} is not written: no frame of a can be read" in captured.err
+    assert f"{out / 'overlay' / 'a'} is left empty: no frame of a can be read" in captured.err
+    assert f"{out / 'overlay' / 'b.mp4'}" in captured.out
+    assert f"{out / 'overlay' / 'a.mp4'}" not in captured.out
+    assert sorted(path.name for path in (out / "overlay").iterdir()) == ["a", "b", "b.mp4"]
+    assert len(list((out / "overlay" / "b").iterdir())) == N_FRAMES
+
+
 def test_people_are_drawn_where_they_are() -> None:
     person = np.full((37, 3), np.nan)
     person[TRC_NAMES.index("LWrist")] = (20, 30, 0.9)
@@ -171,6 +186,7 @@ def test_boxes_of_a_detector(tmp_path: Path, capsys) -> None:
         for n, s in ((0, 0.9), (0, 0.4), (1, 0.1), (3, 0.8))
     ]
     boxes.append({"image_id": 3, "category_id": 1, "bbox": [500, 5, 50, 90], "score": 0.9})
+    boxes.append({"image_id": 4, "category_id": 1, "bbox": [15, 5, 50, 90], "score": 0.9})
     (tmp_path / "boxes.json").write_text(json.dumps(boxes))
     words = [pictures, "--weights", "truth", "--boxes", tmp_path / "boxes.json", "-o", out, "--batch", 2]
     for options, counts in (([], [2, 0, 0, 1]), (["--box-score", 0.5], [1, 0, 0, 1])):
@@ -179,6 +195,8 @@ def test_boxes_of_a_detector(tmp_path: Path, capsys) -> None:
         assert [len(json.loads(path.read_text())["people"]) for path in files] == counts
         captured = capsys.readouterr()
         assert "the box 500 5 50 90 of frame 3 of cam is left out" in captured.err
+        assert "1 boxes of" in captured.err
+        assert "(first: 4; it has 4 frames, 0 to 3)" in captured.err
         assert "2 without people" in captured.out
 
 

@@ -106,6 +106,16 @@ def test_a_missed_bar_is_shown() -> None:
     assert "| 0.998 | m | ≤ 1.0001 |" in table({key: row(key, 0.998)})
 
 
+def test_data_of_several_rows_are_told_once() -> None:
+    from benchmarks.readme import table
+
+    rows = {k: row(k, 2.0, data="many words") for k in (RATIO, OTHER)} | {"x/y": row("x/y", 2.0, data="few")}
+    lines = table(rows).splitlines()
+    assert sum("many words" in line for line in lines) == 1
+    assert "- **A:** many words" in lines
+    assert [line.rsplit(" | ", 1)[1] for line in lines[2:5]] == ["A |", "A |", "few |"]
+
+
 RATIO, OTHER = "kinematics/fk_vs_mujoco_c", "kinematics/clip_ik_cost_ratio"
 
 

@@ -12,11 +12,14 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
-import torch_detectors as theirs  # noqa: E402
 from flax import nnx  # noqa: E402
 from torch2flax.detectors import load_detector  # noqa: E402
 from torch2flax.onnx_graph import onnx_agreement, read_onnx, rtmpose_weights  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from benchmarks import detection_references as theirs  # noqa: E402
+
+sys.path.pop(0)
 
 from simspine_jax.detection.codecs import SimCC  # noqa: E402
 from simspine_jax.detection.cspnext import CSPNeXtOptions  # noqa: E402

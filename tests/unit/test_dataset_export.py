@@ -526,6 +526,8 @@ def test_boxes_are_cut_at_known_edges() -> None:
     sizes = np.array([[100.0, 100.0], [np.nan, np.nan], [100.0, 100.0]])
     valid = [[0, 15, 100, 60], [0, 15, 120, 60], [np.nan] * 4]
     np.testing.assert_allclose(person_boxes(pixels, sizes), valid, rtol=1e-12, atol=1e-12)
+    plain = [[10, 20, 90, 50], [10, 20, 100, 50], [np.nan] * 4]
+    np.testing.assert_allclose(person_boxes(pixels, sizes, 1.0), plain, rtol=1e-12, atol=1e-12)
 
 
 def test_detections_that_are_not_there_are_refused(tmp_path: Path) -> None:

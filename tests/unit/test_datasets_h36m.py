@@ -88,7 +88,8 @@ def check(people: PictureFiles, step: int) -> None:
     count = len(range(0, N_FRAMES, step))
     assert len(people) == len(TRIALS) * len(CAMERAS) * count
     stems = {stem.replace("_", " "): stem for _, stem in TRIALS}
-    for record in people:
+    assert people.scored_boxes is not None
+    for record, scored in zip(people, people.scored_boxes, strict=True):
         view = CAMERAS.index(record.camera)
         marker = markers_of(record.subject, stems[record.action])[record.frame]
         # The cameras' world is Z-up: (x, y, z) of the release's markers are its (Y, Z, X).
@@ -105,6 +106,7 @@ def check(people: PictureFiles, step: int) -> None:
         margin = 0.1 * (high - low)
         np.testing.assert_allclose(record.box[:2], low - margin, atol=2 * PROJECTED_PX)
         np.testing.assert_allclose(record.box[2:], 1.2 * (high - low), atol=2 * PROJECTED_PX)
+        np.testing.assert_allclose(scored, [*low, *(high - low)], atol=2 * PROJECTED_PX)
         assert np.isnan(record.area)
         assert not record.is_synthetic
         shade = cv2.imdecode(np.frombuffer(record.jpeg, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
@@ -147,6 +149,9 @@ def test_what_can_not_be_used_is_named_and_the_rest_is_done(tmp_path: Path, rele
         (folder / name).write_bytes(small)
     people = open_h36m(tmp_path, release)
     assert len(people) == len(TRIALS) * len(CAMERAS) * 3 - 2
+    assert people.scored_boxes is not None
+    for record, scored in zip(people, people.scored_boxes, strict=True):
+        np.testing.assert_allclose(record.box[2:], 1.2 * scored[2:], rtol=1e-4)
     told = "\n".join(map(str, people.problems))
     assert len(people.problems) == 6
     for what in (

@@ -11,6 +11,7 @@ import pytest
 from simspine_jax.datasets import CropBatch, pictures_in_memory
 from simspine_jax.datasets.mixing import ChosenPictures, MixOptions, PictureMix, spread_numbers
 from simspine_jax.datasets.picture_batches import picture_batches
+from simspine_jax.datasets.picture_files import PictureFiles, picture_numbers, scored_boxes
 from simspine_jax.errors import ShapeError, SimspineError
 from simspine_jax.pictures import Crop, Picture, encode_jpeg
 from simspine_jax.skeleton import KEYPOINT_NAMES
@@ -135,6 +136,16 @@ def test_without_a_second_set_it_is_the_first_alone(mode: str) -> None:
         expected = next(alone)
         np.testing.assert_array_equal(batch.pixels, expected.pixels)
         np.testing.assert_array_equal(batch.index, expected.index)
+
+
+def test_chosen_people_keep_their_pictures_and_boxes() -> None:
+    boxes = np.arange(16, dtype=np.float32).reshape(4, 4)
+    several = PictureFiles([], {}, {}, np.array([0, 2, 2, 5]), scored_boxes=boxes)
+    some = ChosenPictures(several, [3, 1, 2])
+    assert picture_numbers(some).tolist() == [5, 2, 2]
+    np.testing.assert_array_equal(scored_boxes(some), boxes[[3, 1, 2]])
+    alone = ChosenPictures(pictures_in_memory([]), [])
+    assert (picture_numbers(alone).tolist(), scored_boxes(alone)) == ([], None)
 
 
 def test_an_epoch_sees_the_first_set_once() -> None:

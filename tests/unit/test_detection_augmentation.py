@@ -23,14 +23,14 @@ from simspine_jax.detection.augmentation import (
     moved_keypoints,
     warped,
 )
-from simspine_jax.detection.codecs import picture_keypoints
+from simspine_jax.detection.codecs import SimCC, picture_keypoints
 from simspine_jax.detection.curriculum import (
     EASY,
     HARD,
     MEDIUM,
     PAPER_STAGES,
+    SWITCH_SHARES,
     Curriculum,
-    paper_curriculum,
 )
 from simspine_jax.detection.photometric import (
     IMAGENET_MEAN,
@@ -302,10 +302,26 @@ def test_draws_do_not_hang_on_each_other() -> None:
 def test_crops_have_the_size_that_is_asked_for(size: tuple[int, int]) -> None:
     crop = MEDIUM.crop(size)(PICTURE, np.random.default_rng(2))
     assert crop.pixels.shape == (*size, 3)
-    points, visibility = moved_keypoints(PICTURE, crop.matrix, size)
+    points, visibility = moved_keypoints(PICTURE, crop.matrix)
     assert np.array_equal(points, crop.keypoints)
-    inside = (points > -0.5).all(-1) & (points < np.array(size[::-1]) - 0.5).all(-1)
-    assert np.array_equal(visibility != OUTSIDE, inside)
+    assert np.array_equal(visibility, crop.visibility)
+    assert np.array_equal(np.sort(visibility), np.sort(PICTURE.visibility))
+
+
+def test_keypoints_that_a_crop_leaves_out_count_as_far_as_their_labels_reach() -> None:
+    """As in MMPose, whose crops keep them and whose codecs drop those more than three deviations outside."""
+    visible = np.full(len(PICTURE.visibility), VISIBLE)
+    picture = dataclasses.replace(PICTURE, visibility=visible.astype(np.int32))
+    crops = [HARD.crop()(picture, np.random.default_rng(seed)) for seed in range(40)]
+    points = np.stack([crop.keypoints for crop in crops])
+    labelled = np.stack([crop.visibility for crop in crops]) != OUTSIDE
+    assert labelled.all()
+    counts = np.asarray(SimCC().encode(points, labelled).weight) > 0
+    beyond = np.maximum(-points, points - (np.array(CROP_SIZE[::-1]) - 1)).max(-1)
+    assert counts[(beyond > 0) & (beyond < 6)].all()
+    assert ((beyond > 0) & (beyond < 6)).any()
+    assert not counts[beyond > 10].any()
+    assert (beyond > 10).any()
 
 
 def test_empty_boxes_are_refused() -> None:
@@ -516,15 +532,12 @@ def test_draws_are_those_of_the_other_precision() -> None:
 # The curriculum -------------------------------------------------------------------------------------------
 
 
-def test_stages_switch_at_their_epochs() -> None:
-    curriculum = Curriculum(PAPER_STAGES, (4, 7))
-    names = [curriculum.at(epoch).name for epoch in range(9)]
-    assert names == ["hard"] * 4 + ["medium"] * 3 + ["easy"] * 2
-    assert [curriculum.number(epoch) for epoch in (0, 4, 100)] == [0, 1, 2]
-    assert Curriculum((EASY,), ()).at(50) is EASY
-    assert paper_curriculum(10).switches == (5, 8)
-    assert paper_curriculum(3).switches == (1, 2)
-    assert paper_curriculum(4).switches == (2, 3)
+def test_stages_switch_at_their_shares_of_the_training() -> None:
+    curriculum = Curriculum(PAPER_STAGES, SWITCH_SHARES)
+    names = [curriculum.at(epoch / 10).name for epoch in range(10)]
+    assert names == ["hard"] * 5 + ["medium"] * 3 + ["easy"] * 2
+    assert [curriculum.number(share) for share in (0, 0.5, 1.0)] == [0, 1, 2]
+    assert Curriculum((EASY,), ()).at(0.9) is EASY
 
 
 def test_stages_are_the_papers_kinds() -> None:
@@ -540,10 +553,11 @@ def test_stages_are_the_papers_kinds() -> None:
 
 @pytest.mark.parametrize(
     ("stages", "switches"),
-    [(PAPER_STAGES, (4,)), (PAPER_STAGES, (7, 4)), (PAPER_STAGES, (0, 4)), (PAPER_STAGES, (4, 4)), ((), ())],
-)
-def test_wrong_switches_are_named(stages: tuple, switches: tuple[int, ...]) -> None:
+    [
+        (PAPER_STAGES, (0.4,)), (PAPER_STAGES, (0.7, 0.4)), (PAPER_STAGES, (0.0, 0.4)),
+        (PAPER_STAGES, (0.4, 0.4)), (PAPER_STAGES, (0.4, 1.0)), (PAPER_STAGES, (210, 336)), ((), ()),
+    ],
+)  # fmt: skip
+def test_wrong_switches_are_named(stages: tuple, switches: tuple[float, ...]) -> None:
     with pytest.raises(SimspineError, match=r"can't be the switches of \d stages; valid are \d, rising"):
         Curriculum(stages, switches)
-    with pytest.raises(SimspineError, match="2 epochs are too few"):
-        paper_curriculum(2)

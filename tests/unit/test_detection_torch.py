@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -13,21 +15,19 @@ import pytest
 from flax import nnx
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-import torch_detectors as theirs  # noqa: E402
 from torch2flax.detectors import fitting_keypoints, load_detector, mapping  # noqa: E402
 from torch2flax.reading import read_state_dict  # noqa: E402
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from benchmarks import detection_references as theirs  # noqa: E402
+
+sys.path.pop(0)
+
 from simspine_jax.detection.cspnext import CSPNeXtOptions  # noqa: E402
-from simspine_jax.detection.hrnet import HRNET_W32, HRNet, HRNetOptions  # noqa: E402
-from simspine_jax.detection.rtmpose import (  # noqa: E402
-    RTMPOSE_M,
-    SPINEPOSE_L,
-    SPINEPOSE_M,
-    SPINEPOSE_S,
-    RTMPose,
-    RTMPoseOptions,
-)
-from simspine_jax.detection.vitpose import VITPOSE_B, ViTPose, ViTPoseOptions  # noqa: E402
+from simspine_jax.detection.hrnet import HRNet, HRNetOptions  # noqa: E402
+from simspine_jax.detection.models import DETECTORS, build_detector  # noqa: E402
+from simspine_jax.detection.rtmpose import RTMPose, RTMPoseOptions  # noqa: E402
+from simspine_jax.detection.vitpose import ViTPose, ViTPoseOptions  # noqa: E402
 from simspine_jax.errors import FileFormatError  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("float32")
@@ -35,14 +35,6 @@ pytestmark = pytest.mark.usefixtures("float32")
 # float32 through up to a hundred layers, as a share of the largest output.
 AGREEMENT = 1e-4
 
-SIX = {
-    "spinepose_s": (RTMPose, SPINEPOSE_S, lambda: theirs.RTMPose(0.33, 0.5)),
-    "spinepose_m": (RTMPose, SPINEPOSE_M, lambda: theirs.RTMPose(0.67, 0.75)),
-    "spinepose_l": (RTMPose, SPINEPOSE_L, lambda: theirs.RTMPose(1.0, 1.0)),
-    "rtmpose_m": (RTMPose, RTMPOSE_M, lambda: theirs.RTMPose(0.67, 0.75)),
-    "hrnet_w32": (HRNet, HRNET_W32, theirs.HRNet),
-    "vitpose_b": (ViTPose, VITPOSE_B, theirs.ViTPose),
-}
 SIZE = (64, 96)
 SMALL_RTMPOSE = RTMPoseOptions(CSPNeXtOptions(0.1, 0.25), keypoints=5, size=SIZE)
 SMALL_HRNET = HRNetOptions(width=8, modules=(1, 1, 1), keypoints=5, size=SIZE)
@@ -90,12 +82,11 @@ def assert_same(found: list[np.ndarray], wanted: list[np.ndarray]) -> None:
         assert len(np.unique(other.argmax(-1))) > 2
 
 
-@pytest.mark.parametrize("name", SIX)
+@pytest.mark.parametrize("name", DETECTORS)
 def test_converted_weights_give_the_same_outputs_and_keypoints(name: str) -> None:
-    kind, options, make = SIX[name]
-    module = theirs.stirred(make(), gain=0.7 if kind is HRNet else 1.4)
+    module = theirs.peer(DETECTORS[name])
     weights = plain(module)
-    model = empty(kind, options)
+    model = nnx.eval_shape(partial(build_detector, DETECTORS[name]))
     matched = load_detector(model, weights)
     assert matched.tensors + len(matched.ignored) == len(weights)
     pictures = pictures_of(1, (256, 192))
@@ -259,6 +250,14 @@ def test_a_checkpoint_file_is_read(tmp_path: Path) -> None:
     assert "by MMPose's names" in str(matched)
     wanted = module.backbone.stem[1].conv.weight.detach().permute(2, 3, 1, 0)
     np.testing.assert_array_equal(model.backbone.stem[1].conv.kernel[...], wanted)
+
+
+@pytest.mark.parametrize("name", ["pose.safetensors", "pose.SafeTensors", "POSE.SAFETENSORS"])
+def test_safetensors_are_known_by_their_ending_in_any_case(tmp_path: Path, name: str) -> None:
+    numpy = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
+    numpy.save_file({"a": np.arange(3.0)}, tmp_path / name)
+    found = read_state_dict(tmp_path / name)
+    assert {key: value.tolist() for key, value in found.items()} == {"a": [0, 1, 2]}
 
 
 def _drop(weights: dict, name: str) -> None:

@@ -69,7 +69,7 @@ def write_yolo(folder: Path, name: Callable[[int], str] = lambda n: f"img_{n}", 
 
 
 def check(path: Path, scores: bool = True, camera: Camera | None = None) -> None:
-    boxes = read_boxes(path, [camera or Camera()])["cam"]
+    boxes = read_boxes(path, [camera or Camera()], note=pytest.fail)["cam"]
     for frame in range(3):
         expected = np.array(TRUE.get(frame, np.zeros((0, 5))), float)
         if not scores:
@@ -167,7 +167,9 @@ def test_several_cameras(tmp_path: Path) -> None:
         ("a.txt", "0 0.5 0.5 0.2 0.3\n", "shares of one picture"),
         ("a/img_0.txt", "0 0.5 0.5 0.2\n", "the line is"),
         ("a/img_0.txt", "0 50 50 20 30\n", "the line is"),
-        ("a/whatever.txt", "0 0.5 0.5 0.2 0.3\n", "no picture's"),
+        ("a/whatever.txt", "0 0.5 0.5 0.2 0.3\n", "1 boxes of pictures that cam does not have"),
+        ("a.json", '[{"image_id": "x_1.jpg", "bbox": [1, 2, 3, 4]}]', "cam does not have .first: 'x_1.jpg'."),
+        ("a.json", '[{"image_id": 1, "bbox": [1, 2, 3, 4], "iscrowd": 1}]', "no boxes of people"),
         ("a/img_0.jpg", "", "no .txt"),
     ],
 )
@@ -181,6 +183,83 @@ def test_what_is_no_file_of_boxes_is_refused_in_one_sentence(
         read_boxes(path if path.parent == tmp_path else path.parent, [Camera()])
     assert "valid" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["coco", "table", "yolo"])
+def test_boxes_of_absent_pictures_are_told_and_go_to_no_frame(tmp_path: Path, kind: str) -> None:
+    # Two names end in numbers of frames that the camera has.
+    absent = ["other_1", "img_00002", "img_7"]
+    if kind == "coco":
+        path = write_results(tmp_path / "a.json", lambda n: f"img_{n}.jpg")
+        entries = [{"image_id": f"{stem}.jpg", "category_id": 1, "bbox": [1, 2, 3, 4]} for stem in absent]
+        path.write_text(json.dumps(entries + json.loads(path.read_text())))
+    elif kind == "table":
+        lines = [(f"{stem}.png", 1, 2, 3, 4) for stem in absent]
+        path = write_table(tmp_path / "a.csv", [*lines, *((f"img_{r[0]}.png", *r[1:]) for r in rows())])
+    else:
+        path = write_yolo(tmp_path / "a")
+        for stem in absent:
+            (path / f"{stem}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    notes: list[str] = []
+    found = read_boxes(path, [Camera()], note=notes.append)["cam"]
+    assert {n: len(r) for n, r in found.rows.items()} == {0: 1, 2: 2}
+    (note,) = notes
+    assert f"{path}: 3 boxes of pictures that cam does not have" in note
+    first = "img_00002" if kind == "yolo" else "other_1"  # by name, and as they come
+    assert f"(first: '{first}." in note
+    assert "such as img_0" in note
+    # Frames without names go by the number.
+    video = Camera(numbers=range(9), stems={})
+    if kind != "yolo":
+        found = read_boxes(path, [video], note=pytest.fail)["cam"]
+        assert {n: len(r) for n, r in found.rows.items()} == {0: 1, 1: 1, 2: 3, 7: 1}
+
+
+def test_names_may_hold_dots(tmp_path: Path) -> None:
+    camera = Camera(numbers=(0, 1), stems={"S1.cam.000": 0, "S1.cam.001": 1})
+    for name in ("S1.cam.001", "S1.cam.001.jpg", "folder/S1.cam.001.png"):
+        path = write_table(tmp_path / "a.csv", [(name, 1, 2, 3, 4)])
+        assert set(read_boxes(path, [camera], note=pytest.fail)["cam"].rows) == {1}
+
+
+def test_boxes_of_frames_that_there_are_not_are_counted_in_one_note(tmp_path: Path) -> None:
+    def told(lines: Sequence[tuple[float, ...]], camera: Camera, name: str = "a.csv") -> str:
+        notes: list[str] = []
+        read_boxes(write_table(tmp_path / name, lines), [camera], note=notes.append)
+        return notes[0] if len(notes) == 1 else str(notes)
+
+    box, video = (1, 2, 3, 4), Camera(numbers=range(300), stems={})
+    note = told([(5, *box), (300, *box), (300, *box), (412, *box)], video)
+    assert note == (
+        f"3 boxes of {tmp_path / 'a.csv'} are of frames that cam does not have and are left out (first: 300; "
+        "it has 300 frames, 0 to 299)"
+    )
+    hint = "; perhaps the file counts frames from 1, and valid is from 0"
+    assert told([(n, *box) for n in range(1, 301)], video).endswith(f"0 to 299){hint}")
+    assert hint not in told([(n, *box) for n in range(301)], video)
+    assert hint not in told([(n, *box) for n in range(1, 302)], video)
+    assert told([(n, *box) for n in range(300)], video) == "[]"
+    assert told([(900, *box)], Camera(numbers=None, stems={})) == "[]"  # nobody knows how many it has
+    # MOT counts from 1 anyway; what is beyond the last is no other frame's, wherever their numbers begin.
+    mot = [(n, 1, *box, 1) for n in range(2, 302)]
+    assert "1 boxes of" in told(mot, video, "det.txt")
+    assert hint not in told(mot, video, "det.txt")
+    later = Camera(numbers=(4, 5, 6), stems={})
+    assert "(first: 8; it has 3 frames, 4 to 6)" in told([(5, 1, *box, 1)], later, "det.txt")
+
+
+def test_crowds_are_no_people(tmp_path: Path) -> None:
+    path = write_annotations(tmp_path / "a.json")
+    document = json.loads(path.read_text())
+    for entry in document["annotations"]:
+        entry["iscrowd"] = 0
+    crowd = {"image_id": 71, "category_id": 1, "bbox": [0, 0, 90, 90], "iscrowd": 1}
+    document["annotations"] += [crowd, crowd]
+    path.write_text(json.dumps(document))
+    notes: list[str] = []
+    found = read_boxes(path, [Camera()], note=notes.append)["cam"]
+    assert {n: len(r) for n, r in found.rows.items()} == {0: 1, 2: 2}
+    assert notes == [f"2 crowds (iscrowd) of {path} are left out; valid are single people"]
 
 
 def test_boxes_are_cut_off_at_the_edges() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -310,6 +311,28 @@ def test_what_changed_is_done_anew_and_nothing_of_before_is_left(
         assert contents(out) != before or "force" in change or "plan" in change
     assert len(notes) == 4
     assert "--force" in notes[-1]
+
+
+def test_a_picture_or_video_of_the_same_size_but_another_time_is_another(
+    cameras: list[Camera], tmp_path: Path
+) -> None:
+    video = tmp_path / "cam0.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"MJPG"), 25.0, (WIDE, HIGH))
+    for _ in range(N_FRAMES):
+        writer.write(np.full((HIGH, WIDE, 3), 90, np.uint8))
+    writer.release()
+    for name, path, found in (
+        ("pictures", tmp_path / "in" / "cam1" / "0002.png", cameras),
+        ("video", video, find_cameras([video]).cameras),
+    ):
+        out, notes = tmp_path / f"out_{name}", []
+        run_detection(found, Oracle(), out)
+        assert run_detection(found, Oracle(), out).n_new == 0
+        about = path.stat()
+        os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns + 1000))
+        done = run_detection(found, Oracle(), out, note=notes.append)
+        assert done.resumed == 0
+        assert "pictures or version changed" in notes[0]
 
 
 def test_a_frame_that_was_lost_is_done_again(cameras: list[Camera], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,10 @@ from simspine_jax.errors import SimspineError
 from simspine_jax.training.detectors import load_trained_detector
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-import torch_detectors as theirs  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from benchmarks import detection_references as theirs  # noqa: E402
+
+sys.path.pop(0)
 
 pytestmark = pytest.mark.usefixtures("float32")
 

@@ -6,17 +6,16 @@ CPU cores.
 """
 
 from simspine_jax.detection.models import DETECTORS
-from simspine_jax.training.detector_run import CurriculumOptions, DetectorOptimiser, DetectorRun
-from simspine_jax.training.run import Expected
+from simspine_jax.training.detector_run import DetectorOptimiser, DetectorRun
+from simspine_jax.training.run import COMPUTED, Expected
 
 RUN = DetectorRun(
     name="hrnet_w32",
     model=DETECTORS["hrnet_w32"],
-    expected=Expected(minutes=2500),
+    expected=Expected(minutes=37_000, machine=COMPUTED),
     optimiser=DetectorOptimiser(
         learning_rate=5e-4, schedule="steps", drops=(170 / 210, 200 / 210), warmup=500, warmup_from=1e-3
     ),
-    curriculum=CurriculumOptions(switches=(105, 168)),
     steps=3076,
     batch_size=512,
     average=None,

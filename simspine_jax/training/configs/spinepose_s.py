@@ -6,15 +6,14 @@ the minutes are computed from the speed of two CPU cores.
 """
 
 from simspine_jax.detection.models import DETECTORS
-from simspine_jax.training.detector_run import CurriculumOptions, DetectorOptimiser, DetectorRun
-from simspine_jax.training.run import Expected
+from simspine_jax.training.detector_run import DetectorOptimiser, DetectorRun
+from simspine_jax.training.run import COMPUTED, Expected
 
 RUN = DetectorRun(
     name="spinepose_s",
     model=DETECTORS["spinepose_s"],
-    expected=Expected(minutes=2500),
+    expected=Expected(minutes=6_600, machine=COMPUTED),
     optimiser=DetectorOptimiser(learning_rate=4e-3, weight_decay=0.0, clip=35.0),
-    curriculum=CurriculumOptions(switches=(210, 336)),
     steps=3076,
     batch_size=1024,
     average=0.9998,

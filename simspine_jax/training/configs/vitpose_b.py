@@ -6,13 +6,13 @@ speed of two CPU cores.
 """
 
 from simspine_jax.detection.models import DETECTORS
-from simspine_jax.training.detector_run import CurriculumOptions, DetectorOptimiser, DetectorRun
-from simspine_jax.training.run import Expected
+from simspine_jax.training.detector_run import DetectorOptimiser, DetectorRun
+from simspine_jax.training.run import COMPUTED, Expected
 
 RUN = DetectorRun(
     name="vitpose_b",
     model=DETECTORS["vitpose_b"],
-    expected=Expected(minutes=2500),
+    expected=Expected(minutes=86_000, machine=COMPUTED),
     optimiser=DetectorOptimiser(
         learning_rate=5e-4,
         weight_decay=0.1,
@@ -23,7 +23,6 @@ RUN = DetectorRun(
         clip=1.0,
         layer_decay=0.75,
     ),
-    curriculum=CurriculumOptions(switches=(105, 168)),
     steps=3076,
     batch_size=512,
     average=None,

@@ -1,20 +1,26 @@
 """The detectors in PyTorch, written from the published designs, with the published names of weights.
 
-Names are those of MMPose's checkpoints; `ViTPose` can also have those of the original repository and of the
-transformers library, and `HRNet` those of its own.
+The suite ``detection`` and the tests of detectors and converters hold ours against them. Names are those of
+MMPose's checkpoints; `ViTPose` can also have those of the original repository and of the transformers
+library, and `HRNet` those of its own.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from pathlib import Path
 
-import torch
-from torch import nn
+import torch  # pyright: ignore[reportMissingImports]
+from torch import nn  # pyright: ignore[reportMissingImports]
+
+from simspine_jax.detection.hrnet import HRNetOptions
+from simspine_jax.detection.models import DetectorOptions
+from simspine_jax.detection.rtmpose import RTMPoseOptions
 
 
-class ConvModule(nn.Module):
+class _ConvModule(nn.Module):
     """Convolution, normalisation, SiLU."""
 
     def __init__(self, n_in, n_out, size, stride=1, groups=1):
@@ -26,27 +32,27 @@ class ConvModule(nn.Module):
         return nn.functional.silu(self.bn(self.conv(x)))
 
 
-class DepthwiseSeparable(nn.Module):
+class _DepthwiseSeparable(nn.Module):
     def __init__(self, n):
         super().__init__()
-        self.depthwise_conv = ConvModule(n, n, 5, groups=n)
-        self.pointwise_conv = ConvModule(n, n, 1)
+        self.depthwise_conv = _ConvModule(n, n, 5, groups=n)
+        self.pointwise_conv = _ConvModule(n, n, 1)
 
     def forward(self, x):
         return self.pointwise_conv(self.depthwise_conv(x))
 
 
-class CSPNeXtBlock(nn.Module):
+class _CSPNeXtBlock(nn.Module):
     def __init__(self, n, identity):
         super().__init__()
-        self.conv1, self.conv2, self.identity = ConvModule(n, n, 3), DepthwiseSeparable(n), identity
+        self.conv1, self.conv2, self.identity = _ConvModule(n, n, 3), _DepthwiseSeparable(n), identity
 
     def forward(self, x):
         found = self.conv2(self.conv1(x))
         return x + found if self.identity else found
 
 
-class ChannelAttention(nn.Module):
+class _ChannelAttention(nn.Module):
     def __init__(self, n):
         super().__init__()
         self.fc = nn.Conv2d(n, n, 1)
@@ -55,23 +61,23 @@ class ChannelAttention(nn.Module):
         return x * nn.functional.hardsigmoid(self.fc(nn.functional.adaptive_avg_pool2d(x, 1)))
 
 
-class CSPLayer(nn.Module):
+class _CSPLayer(nn.Module):
     def __init__(self, n, blocks, identity):
         super().__init__()
-        self.main_conv, self.short_conv = ConvModule(n, n // 2, 1), ConvModule(n, n // 2, 1)
-        self.final_conv = ConvModule(n, n, 1)
-        self.blocks = nn.Sequential(*[CSPNeXtBlock(n // 2, identity) for _ in range(blocks)])
-        self.attention = ChannelAttention(n)
+        self.main_conv, self.short_conv = _ConvModule(n, n // 2, 1), _ConvModule(n, n // 2, 1)
+        self.final_conv = _ConvModule(n, n, 1)
+        self.blocks = nn.Sequential(*[_CSPNeXtBlock(n // 2, identity) for _ in range(blocks)])
+        self.attention = _ChannelAttention(n)
 
     def forward(self, x):
         both = torch.cat([self.blocks(self.main_conv(x)), self.short_conv(x)], 1)
         return self.final_conv(self.attention(both))
 
 
-class SPPBottleneck(nn.Module):
+class _SPPBottleneck(nn.Module):
     def __init__(self, n):
         super().__init__()
-        self.conv1, self.conv2 = ConvModule(n, n // 2, 1), ConvModule(2 * n, n, 1)
+        self.conv1, self.conv2 = _ConvModule(n, n // 2, 1), _ConvModule(2 * n, n, 1)
 
     def forward(self, x):
         x = self.conv1(x)
@@ -79,20 +85,25 @@ class SPPBottleneck(nn.Module):
         return self.conv2(torch.cat([x, *pooled], 1))
 
 
-class CSPNeXt(nn.Module):
+class _CSPNeXt(nn.Module):
+    stage1: nn.Sequential
+    stage2: nn.Sequential
+    stage3: nn.Sequential
+    stage4: nn.Sequential
+
     def __init__(self, deepen, widen):
         super().__init__()
         n = int(64 * widen)
         self.stem = nn.Sequential(
-            ConvModule(3, n // 2, 3, 2), ConvModule(n // 2, n // 2, 3), ConvModule(n // 2, n, 3)
+            _ConvModule(3, n // 2, 3, 2), _ConvModule(n // 2, n // 2, 3), _ConvModule(n // 2, n, 3)
         )
         for i, (channels, blocks, last) in enumerate(
             ((128, 3, False), (256, 6, False), (512, 6, False), (1024, 3, True))
         ):
             n_out, count = int(channels * widen), max(round(blocks * deepen), 1)
-            layers = [ConvModule(n, n_out, 3, 2), CSPLayer(n_out, count, not last)]
+            layers = [_ConvModule(n, n_out, 3, 2), _CSPLayer(n_out, count, not last)]
             if last:
-                layers.insert(1, SPPBottleneck(n_out))
+                layers.insert(1, _SPPBottleneck(n_out))
             self.add_module(f"stage{i + 1}", nn.Sequential(*layers))
             n = n_out
 
@@ -100,7 +111,7 @@ class CSPNeXt(nn.Module):
         return self.stage4(self.stage3(self.stage2(self.stage1(self.stem(x)))))
 
 
-class ScaleNorm(nn.Module):
+class _ScaleNorm(nn.Module):
     def __init__(self, n):
         super().__init__()
         self.scale, self.g = n**-0.5, nn.Parameter(torch.ones(1))
@@ -110,7 +121,7 @@ class ScaleNorm(nn.Module):
         return x / norm.clamp(min=1e-5) * self.g
 
 
-class Scale(nn.Module):
+class _Scale(nn.Module):
     def __init__(self, n):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(n))
@@ -119,13 +130,13 @@ class Scale(nn.Module):
         return x * self.scale
 
 
-class RTMCCBlock(nn.Module):
+class _RTMCCBlock(nn.Module):
     def __init__(self, n=256, s=128, e=512):
         super().__init__()
         self.s, self.e = s, e
         self.o, self.uv = nn.Linear(e, n, bias=False), nn.Linear(n, 2 * e + s, bias=False)
         self.gamma, self.beta = nn.Parameter(torch.rand(2, s)), nn.Parameter(torch.rand(2, s))
-        self.ln, self.res_scale = ScaleNorm(n), Scale(n)
+        self.ln, self.res_scale = _ScaleNorm(n), _Scale(n)
 
     def forward(self, x):
         u, v, base = torch.split(nn.functional.silu(self.uv(self.ln(x))), [self.e, self.e, self.s], dim=2)
@@ -134,13 +145,13 @@ class RTMCCBlock(nn.Module):
         return self.res_scale(x) + self.o(u * torch.bmm(kernel, v))
 
 
-class RTMCCHead(nn.Module):
+class _RTMCCHead(nn.Module):
     def __init__(self, n_in, keypoints, height, width):
         super().__init__()
         places = height * width // 32**2
         self.final_layer = nn.Conv2d(n_in, keypoints, 7, padding=3)
-        self.mlp = nn.Sequential(ScaleNorm(places), nn.Linear(places, 256, bias=False))
-        self.gau = RTMCCBlock()
+        self.mlp = nn.Sequential(_ScaleNorm(places), nn.Linear(places, 256, bias=False))
+        self.gau = _RTMCCBlock()
         self.cls_x, self.cls_y = nn.Linear(256, 2 * width, bias=False), nn.Linear(256, 2 * height, bias=False)
 
     def forward(self, x):
@@ -149,24 +160,27 @@ class RTMCCHead(nn.Module):
 
 
 class RTMPose(nn.Module):
+    """MMPose's names; gives the scores of columns and of rows."""
+
     def __init__(self, deepen, widen, keypoints=37, size=(256, 192)):
         super().__init__()
-        self.backbone = CSPNeXt(deepen, widen)
-        self.head = RTMCCHead(int(1024 * widen), keypoints, *size)
+        self.backbone = _CSPNeXt(deepen, widen)
+        self.head = _RTMCCHead(int(1024 * widen), keypoints, *size)
 
     def forward(self, x):
+        """Of pictures ``[B 3 h w]``."""
         return self.head(self.backbone(x))
 
 
-def conv3(n_in, n_out, stride=1):
+def _conv3(n_in, n_out, stride=1):
     return nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False)
 
 
-class Bottleneck(nn.Module):
+class _Bottleneck(nn.Module):
     def __init__(self, n_in):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(n_in, 64, 1, bias=False), nn.BatchNorm2d(64)
-        self.conv2, self.bn2 = conv3(64, 64), nn.BatchNorm2d(64)
+        self.conv2, self.bn2 = _conv3(64, 64), nn.BatchNorm2d(64)
         self.conv3, self.bn3 = nn.Conv2d(64, 256, 1, bias=False), nn.BatchNorm2d(256)
         self.downsample = None
         if n_in != 256:
@@ -179,13 +193,13 @@ class Bottleneck(nn.Module):
         return torch.relu(self.bn3(self.conv3(y)) + past)
 
 
-class BasicBlock(nn.Module):
+class _BasicBlock(nn.Module):
     def __init__(self, n):
         super().__init__()
         self.conv1, self.bn1, self.conv2, self.bn2 = (
-            conv3(n, n),
+            _conv3(n, n),
             nn.BatchNorm2d(n),
-            conv3(n, n),
+            _conv3(n, n),
             nn.BatchNorm2d(n),
         )
 
@@ -193,10 +207,10 @@ class BasicBlock(nn.Module):
         return torch.relu(self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x))))) + x)
 
 
-class HRModule(nn.Module):
+class _HRModule(nn.Module):
     def __init__(self, channels, outputs):
         super().__init__()
-        self.branches = nn.ModuleList([nn.Sequential(*[BasicBlock(n) for _ in range(4)]) for n in channels])
+        self.branches = nn.ModuleList([nn.Sequential(*[_BasicBlock(n) for _ in range(4)]) for n in channels])
         self.fuse_layers = nn.ModuleList()
         for i in range(outputs):
             row = nn.ModuleList()
@@ -217,26 +231,33 @@ class HRModule(nn.Module):
             last = k == i - j - 1
             n_out = channels[i] if last else channels[j]
             relu = [] if last else [nn.ReLU()]
-            steps.append(nn.Sequential(conv3(channels[j], n_out, 2), nn.BatchNorm2d(n_out), *relu))
+            steps.append(nn.Sequential(_conv3(channels[j], n_out, 2), nn.BatchNorm2d(n_out), *relu))
         return nn.Sequential(*steps)
 
     def forward(self, features):
         passed = [branch(x) for branch, x in zip(self.branches, features, strict=True)]
-        return [
-            torch.relu(sum(path(x) for path, x in zip(row, passed, strict=True))) for row in self.fuse_layers
-        ]
+        return [torch.relu(self.fused(row, passed)) for row in self.fuse_layers]
+
+    @staticmethod
+    def fused(row, features):
+        paths = zip(row.children(), features, strict=True)
+        return functools.reduce(torch.add, [path(x) for path, x in paths])
 
 
-class HRNetBackbone(nn.Module):
+class _HRNetBackbone(nn.Module):
+    stage2: nn.Sequential
+    stage3: nn.Sequential
+    stage4: nn.Sequential
+
     def __init__(self, width=32, modules=(1, 4, 3)):
         super().__init__()
         n = [width, 2 * width, 4 * width, 8 * width]
-        self.conv1, self.bn1 = conv3(3, 64, 2), nn.BatchNorm2d(64)
-        self.conv2, self.bn2 = conv3(64, 64, 2), nn.BatchNorm2d(64)
-        self.layer1 = nn.Sequential(*[Bottleneck(64 if i == 0 else 256) for i in range(4)])
+        self.conv1, self.bn1 = _conv3(3, 64, 2), nn.BatchNorm2d(64)
+        self.conv2, self.bn2 = _conv3(64, 64, 2), nn.BatchNorm2d(64)
+        self.layer1 = nn.Sequential(*[_Bottleneck(64 if i == 0 else 256) for i in range(4)])
 
         def step(n_in, n_out, stride):
-            return nn.Sequential(conv3(n_in, n_out, stride), nn.BatchNorm2d(n_out), nn.ReLU())
+            return nn.Sequential(_conv3(n_in, n_out, stride), nn.BatchNorm2d(n_out), nn.ReLU())
 
         self.transition1 = nn.ModuleList([step(256, n[0], 1), nn.Sequential(step(256, n[1], 2))])
         self.transition2 = nn.ModuleList([nn.Identity()] * 2 + [nn.Sequential(step(n[1], n[2], 2))])
@@ -245,7 +266,7 @@ class HRNetBackbone(nn.Module):
             outputs = [number] * count
             if number == 4:
                 outputs[-1] = 1
-            stage = nn.Sequential(*[HRModule(n[:number], o) for o in outputs])
+            stage = nn.Sequential(*[_HRModule(n[:number], o) for o in outputs])
             self.add_module(f"stage{number}", stage)
 
     def forward(self, x):
@@ -257,7 +278,7 @@ class HRNetBackbone(nn.Module):
         return features[0]
 
 
-class FinalHead(nn.Module):
+class _FinalHead(nn.Module):
     def __init__(self, n_in, keypoints):
         super().__init__()
         self.final_layer = nn.Conv2d(n_in, keypoints, 1)
@@ -267,17 +288,18 @@ class FinalHead(nn.Module):
 
 
 class HRNet(nn.Module):
-    """MMPose's names."""
+    """MMPose's names; gives heat maps."""
 
     def __init__(self, width=32, modules=(1, 4, 3), keypoints=37):
         super().__init__()
-        self.backbone, self.head = HRNetBackbone(width, modules), FinalHead(width, keypoints)
+        self.backbone, self.head = _HRNetBackbone(width, modules), _FinalHead(width, keypoints)
 
     def forward(self, x):
+        """Of pictures ``[B 3 h w]``."""
         return self.head(self.backbone(x))
 
 
-class ViTAttention(nn.Module):
+class _ViTAttention(nn.Module):
     def __init__(self, n, heads):
         super().__init__()
         self.heads = heads
@@ -285,12 +307,13 @@ class ViTAttention(nn.Module):
 
     def forward(self, x):
         b, p, n = x.shape
-        q, k, v = self.qkv(x).reshape(b, p, 3, self.heads, n // self.heads).permute(2, 0, 3, 1, 4)
+        parts = self.qkv(x).reshape(b, p, 3, self.heads, n // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = parts.unbind()
         weights = (q @ k.transpose(-2, -1) * (n // self.heads) ** -0.5).softmax(dim=-1)
         return self.proj((weights @ v).transpose(1, 2).reshape(b, p, n))
 
 
-class ViTMlp(nn.Module):
+class _ViTMlp(nn.Module):
     def __init__(self, n):
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(n, 4 * n), nn.Linear(4 * n, n)
@@ -299,18 +322,18 @@ class ViTMlp(nn.Module):
         return self.fc2(nn.functional.gelu(self.fc1(x)))
 
 
-class ViTBlock(nn.Module):
+class _ViTBlock(nn.Module):
     def __init__(self, n, heads):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(n, eps=1e-6), nn.LayerNorm(n, eps=1e-6)
-        self.attn, self.mlp = ViTAttention(n, heads), ViTMlp(n)
+        self.attn, self.mlp = _ViTAttention(n, heads), _ViTMlp(n)
 
     def forward(self, x):
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
 
-class ViTPatches(nn.Module):
+class _ViTPatches(nn.Module):
     def __init__(self, n):
         super().__init__()
         self.proj = nn.Conv2d(3, n, 16, 16, 2)
@@ -319,12 +342,12 @@ class ViTPatches(nn.Module):
         return self.proj(x)
 
 
-class ViT(nn.Module):
+class _ViT(nn.Module):
     def __init__(self, n, layers, heads, size):
         super().__init__()
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + size[0] * size[1] // 256, n))
-        self.patch_embed = ViTPatches(n)
-        self.blocks = nn.ModuleList([ViTBlock(n, heads) for _ in range(layers)])
+        self.patch_embed = _ViTPatches(n)
+        self.blocks = nn.ModuleList([_ViTBlock(n, heads) for _ in range(layers)])
         self.last_norm = nn.LayerNorm(n, eps=1e-6)
 
     def forward(self, x):
@@ -335,7 +358,7 @@ class ViT(nn.Module):
         return self.last_norm(x).transpose(1, 2).reshape(maps.shape)
 
 
-class DeconvHead(nn.Module):
+class _DeconvHead(nn.Module):
     def __init__(self, n_in, keypoints):
         super().__init__()
         layers = []
@@ -348,14 +371,26 @@ class DeconvHead(nn.Module):
 
 
 class ViTPose(nn.Module):
-    """The original repository's names."""
+    """The original repository's names; gives heat maps."""
 
     def __init__(self, n=768, layers=12, heads=12, keypoints=37, size=(256, 192)):
         super().__init__()
-        self.backbone, self.keypoint_head = ViT(n, layers, heads, size), DeconvHead(n, keypoints)
+        self.backbone, self.keypoint_head = _ViT(n, layers, heads, size), _DeconvHead(n, keypoints)
 
     def forward(self, x):
+        """Of pictures ``[B 3 h w]``."""
         return self.keypoint_head(self.backbone(x))
+
+
+def peer(options: DetectorOptions, seed: int = 0) -> nn.Module:
+    """The module of the same sizes as one of our detectors, `stirred`."""
+    keypoints, size = options.keypoints, options.size
+    if isinstance(options, RTMPoseOptions):
+        backbone = options.backbone
+        return stirred(RTMPose(backbone.deepen, backbone.widen, keypoints, size), seed)
+    if isinstance(options, HRNetOptions):
+        return stirred(HRNet(options.width, options.modules, keypoints), seed, gain=0.7)
+    return stirred(ViTPose(options.width, options.layers, options.heads, keypoints, size), seed)
 
 
 def stirred(module: nn.Module, seed: int = 0, gain: float = 1.4) -> nn.Module:
@@ -369,7 +404,7 @@ def stirred(module: nn.Module, seed: int = 0, gain: float = 1.4) -> nn.Module:
             if not value.dtype.is_floating_point:
                 continue
             with torch.no_grad():
-                if isinstance(part, nn.BatchNorm2d | nn.LayerNorm | ScaleNorm | Scale) and name != "bias":
+                if isinstance(part, nn.BatchNorm2d | nn.LayerNorm | _ScaleNorm | _Scale) and name != "bias":
                     if name == "running_mean":
                         value.normal_(0, 0.3, generator=generator)
                     else:
