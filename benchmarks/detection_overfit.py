@@ -1,9 +1,10 @@
 """Whether the detectors in their true sizes can learn: each overfits 32 rendered pictures.
 
-``python -m benchmarks.detection_overfit [NAME …] [--steps N] [--runs FOLDER]`` trains them one after the
-other and prints the area under the PCK curve on the same pictures, by the shorter side of the box and
-MMPose's thresholds. Two CPU cores need minutes for the small SpinePose and an hour or more for HRNet and
-ViTPose. A training in FOLDER, or else in the folder that ``SIMSPINE_RUNS`` names, is kept and goes on where
+``python -m benchmarks.detection_overfit [NAME …] [--steps N] [--size H W] [--runs FOLDER]`` trains them one
+after the other and prints the area under the PCK curve on the same pictures, by the shorter side of the box
+and MMPose's thresholds. Two CPU cores need minutes for the small SpinePose and an hour or more for HRNet and
+ViTPose; with crops of 96 by 64 px (``--size 96 64``), which leave all layers and widths as they are, minutes
+for each. A training in FOLDER, or else in the folder that ``SIMSPINE_RUNS`` names, is kept and goes on where
 it stopped, and the suite ``detection`` reads it; without either it is lost.
 """
 
@@ -14,6 +15,7 @@ import os
 import tempfile
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.lifting_models import RUNS_VARIABLE
@@ -21,6 +23,7 @@ from simspine_jax.datasets import open_pictures
 from simspine_jax.detection.inference import Detector
 from simspine_jax.detection.models import DETECTORS
 from simspine_jax.errors import SimspineError
+from simspine_jax.pictures import CROP_SIZE
 from simspine_jax.training.detector_evaluation import detect, detector_scores
 from simspine_jax.training.detector_run import (
     CurriculumOptions,
@@ -35,11 +38,11 @@ PICTURES = 32
 WANTED = 0.9
 
 
-def overfit_run(name: str, steps: int) -> DetectorRun:
-    """A run of so many steps for one of `DETECTORS`."""
+def overfit_run(name: str, steps: int, size: tuple[int, int] = CROP_SIZE) -> DetectorRun:
+    """A run of so many steps for one of `DETECTORS` on crops of a height and width, px."""
     return DetectorRun(
         name=f"{name}_overfit",
-        model=DETECTORS[name],
+        model=replace(DETECTORS[name], size=size),
         expected=Expected(minutes=10),
         optimiser=DetectorOptimiser(learning_rate=1e-3, warmup=20, begin=0.6, clip=35.0),
         data=PictureOptions(split=f"train[:{PICTURES}]"),
@@ -72,8 +75,8 @@ def overfit(run: DetectorRun, folder: Path, data_dir: Path | None = None) -> flo
     return (time.perf_counter() - began) / 60
 
 
-def overfit_auc(folder: Path, data_dir: Path | None = None) -> tuple[float, int]:
-    """AUC on the pictures that a finished training was of, and its steps.
+def overfit_auc(folder: Path, data_dir: Path | None = None) -> tuple[float, DetectorRun]:
+    """AUC on the pictures that a finished training was of, and what it was.
 
     Raises:
         SimspineError: the pictures or the training can't be read, or it is not at its end.
@@ -83,7 +86,7 @@ def overfit_auc(folder: Path, data_dir: Path | None = None) -> tuple[float, int]
         raise SimspineError(f"{folder} is at step {steps} of {run.steps}; valid is a finished training")
     pictures = open_pictures(run.data.config, run.data.split, data_dir)
     found = detect(Detector.of(model, run.model, run.pixels), pictures)
-    return detector_scores(found).auc["all"], steps
+    return detector_scores(found).auc["all"], run
 
 
 def main() -> int:
@@ -91,6 +94,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=list(DETECTORS), metavar="NAME")
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--size", type=int, nargs=2, default=CROP_SIZE, metavar=("H", "W"))
     parser.add_argument("--runs", type=Path, default=os.environ.get(RUNS_VARIABLE) or None, metavar="FOLDER")
     parser.add_argument("--data-dir", type=Path)
     given = parser.parse_args()
@@ -99,12 +103,12 @@ def main() -> int:
         for name in given.names:
             folder = overfit_folder(Path(runs), name)
             try:
-                minutes = overfit(overfit_run(name, given.steps), folder, given.data_dir)
-                auc, steps = overfit_auc(folder, given.data_dir)
+                minutes = overfit(overfit_run(name, given.steps, tuple(given.size)), folder, given.data_dir)
+                auc, run = overfit_auc(folder, given.data_dir)
             except SimspineError as error:
                 parser.error(str(error))
             failed |= auc <= WANTED
-            print(f"{name}: AUC {auc:.3f} after {steps} steps, {minutes:.0f} minutes", flush=True)
+            print(f"{name}: AUC {auc:.3f} after {run.steps} steps, {minutes:.0f} minutes", flush=True)
     return int(failed)
 
 

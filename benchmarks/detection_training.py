@@ -187,13 +187,14 @@ def overfit(place: Workplace, model: str) -> Iterator[Measurement]:
     if not (folder / RUN_FILE).exists():
         raise SkippedError(f"there is no training to read; {command} makes it, in minutes to an hour")
     try:
-        auc, steps = overfit_auc(folder)
+        auc, run = overfit_auc(folder)
+        height, width = run.model.size
     except SimspineError as error:
         raise SkippedError(f"{error}; {command} goes on with it") from None
     yield Measurement(
         f"detection/{model}/overfit_auc", auc,
         "synthetic: 32 rendered pictures of simspine/synthetic_images, trained and tested on",
-        f"{SCORED}. {steps} steps of 16.",
+        f"{SCORED}. {run.steps} steps of {run.batch_size} crops of {width}x{height}.",
     )  # fmt: skip
 
 
