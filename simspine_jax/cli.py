@@ -13,11 +13,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, NoReturn
 
-from simspine_jax import __version__
+from simspine_jax import __version__, interrupts
 from simspine_jax.cli_benchmark import add_benchmark_arguments, benchmark
 from simspine_jax.cli_dataset import add_dataset_arguments
 from simspine_jax.cli_detection import add_detect_arguments, detect
 from simspine_jax.cli_dynamics import add_dynamics_arguments, dynamics
+from simspine_jax.cli_fit import add_fit_arguments, fit
 from simspine_jax.cli_mixing import add_study_arguments
 from simspine_jax.cli_parsing import Command, add_commands, add_output, check_suffix
 from simspine_jax.cli_simulation import add_simulate_arguments, add_validate_arguments, simulate, validate
@@ -51,6 +52,8 @@ MODEL_HELP = "an OpenSim model (.osim), or a converted one (its .xml, .json or f
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
     arguments = build_parser().parse_args(argv)
+    if argv is None:
+        interrupts.remember()
     _keep_compiled_programs()
     try:
         return arguments.run(arguments)
@@ -453,12 +456,14 @@ def _bars(
                     tqdm.write(text, file=sys.stdout)
 
             def progress(done: int, total: int) -> None:
+                interrupts.check()
                 frames.total = total
                 frames.update(done - frames.n)
 
             def next_trial(is_complete: bool) -> None:
                 nonlocal complete
                 complete += is_complete
+                interrupts.check()
                 trials.update()
                 frames.reset()
 
@@ -664,6 +669,12 @@ def run_simulate(arguments: argparse.Namespace) -> int:
         return BAD_INPUT if simulate(arguments, _bars, _note) else 0
 
 
+def run_fit(arguments: argparse.Namespace) -> int:
+    """Fits all subjects that are not complete."""
+    with _precision(64):
+        return BAD_INPUT if fit(arguments, _bars, _note) else 0
+
+
 def run_dynamics(arguments: argparse.Namespace) -> int:
     """Computes the moments and forces behind a motion."""
     with _precision(64):
@@ -770,6 +781,11 @@ _COMMANDS = (
         "simulate", add_simulate_arguments, run_simulate,
         "turn keypoints of calibrated cameras, or body markers, into spine annotations, resuming",
         "simspine simulate --keypoints pose/ --calibration Calib.toml --rate 60 --report --out results",
+    ),
+    Command(
+        "fit", add_fit_arguments, run_fit,
+        "fit a subject's sizes, cameras and poses to its keypoints at once, with how sure they are, resuming",
+        "simspine fit --keypoints pose/ --calibration Calib.toml --rate 60 --report --out fitted",
     ),
     Command(
         "dynamics", add_dynamics_arguments, run_dynamics,

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simspine_jax import interrupts
 from simspine_jax.cli_dataset_export import add_card_arguments, add_export_arguments, card, export
 from simspine_jax.cli_parsing import Command, add_commands
 from simspine_jax.errors import MissingDependencyError, SimspineError
@@ -151,11 +152,13 @@ def _watched(arguments: argparse.Namespace) -> Iterator[Watcher]:
                 trials.reset(total)
 
             def progress(done: int, total: int) -> None:
+                interrupts.check()
                 frames.total = total
                 frames.update(done - frames.n)
 
             def trial(name: str) -> None:
                 nonlocal seen
+                interrupts.check()
                 seen += 1
                 trials.set_postfix_str(name, refresh=False)
                 trials.update()

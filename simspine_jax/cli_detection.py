@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from simspine_jax import interrupts
 from simspine_jax.cli_parsing import add_output
 from simspine_jax.errors import SimspineError
 
@@ -124,6 +125,7 @@ def _bar(quiet: bool) -> Iterator[tuple[Progress, Note]]:
 
         def progress(done: int, total: int | None) -> None:
             nonlocal count
+            interrupts.check()
             count, bar.total = done, total
             bar.update(done - bar.n)
 

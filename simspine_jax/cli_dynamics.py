@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from simspine_jax import interrupts
 from simspine_jax.cli_parsing import add_output, check_suffix
 from simspine_jax.errors import SimspineError
 
@@ -58,6 +59,7 @@ def dynamics(arguments: argparse.Namespace, note: Note) -> int:
     with tqdm(unit="frame", disable=hidden, leave=False) as bar:
 
         def progress(done: int, total: int) -> None:
+            interrupts.check()
             bar.total = total
             bar.update(done - bar.n)
 

@@ -29,41 +29,24 @@ SYNTHETIC_SECONDS, SYNTHETIC_RATE_HZ, SYNTHETIC_SEED = 10.0, 50.0, 0
 REGIONS_SHOWN = ("cervical", "thoracic", "lumbar", "spine", "body", "all")
 
 # What has an effect in one mode only; a default would hide whether it was given, so these have none.
-_KEYPOINT_OPTIONS = ("calibration", "rate", "schema", "cameras_in_order")
-_TRIAL_OPTIONS = (*_KEYPOINT_OPTIONS, "static", "subject", "action", "height", "mass")
-_SYNTHETIC_OPTIONS = ("subjects", "actions", "seconds", "seed")
+KEYPOINT_OPTIONS = ("calibration", "rate", "schema", "cameras_in_order")
+_TRIAL_OPTIONS = (*KEYPOINT_OPTIONS, "static", "subject", "action", "height", "mass")
+SYNTHETIC_OPTIONS = ("subjects", "actions", "seconds", "seed")
 _MARKER_SUFFIXES = (".trc", ".c3d")
 
 
 def add_simulate_arguments(parser: argparse.ArgumentParser) -> None:
     """What ``simspine simulate`` takes."""
     source = parser.add_argument_group("one trial")
-    source.add_argument("--keypoints", type=Path, metavar="PATH", help=(
-        "2D detections: a folder with a folder of OpenPose or SpinePose JSON a camera, a folder with a "
-        "COCO results file for each, or an .npz"))  # fmt: skip
-    source.add_argument("--calibration", type=Path, metavar="FILE", help=(
-        "cameras: Pose2Sim's or the release's .toml, Qualisys' .qca.txt, OpenCV's .yml or .xml, or "
-        "h36m_cameras.json"))  # fmt: skip
+    add_keypoint_arguments(source)
     source.add_argument("--markers", type=Path, metavar="TRC", help="body markers, beside or instead of them")
-    source.add_argument("--rate", type=float, metavar="HZ", help="of keypoint files that don't say it")
-    source.add_argument(
-        "--cameras-in-order", action="store_true", help="cameras go by order, not by name, in both files"
-    )
-    source.add_argument("--schema", metavar="NAME", help="order of keypoints, such as BODY_25B")
     source.add_argument(
         "--static", type=Path, metavar="PATH", help="a static trial to scale by (.trc, or as --keypoints)"
     )
-    source.add_argument("--subject", metavar="NAME", help="name in the output, and in h36m_cameras.json (S1)")
-    source.add_argument("--action", metavar="NAME", help="name in the output (that of the input)")
+    add_name_arguments(source)
     source.add_argument("--height", type=float, metavar="M", help="the subject's height, if known")
     source.add_argument("--mass", type=float, metavar="KG", help="the subject's mass, if known")
-    many = parser.add_argument_group("many trials instead")
-    many.add_argument("--manifest", type=Path, metavar="TOML", help="subjects, trials and their files")
-    many.add_argument("--synthetic", action="store_true", help="synthetic captures with known truth")
-    many.add_argument("--subjects", nargs="+", metavar="S", help="of the synthetic set (all seven)")
-    many.add_argument("--actions", nargs="+", metavar="A", help="likewise (all fifteen)")
-    many.add_argument("--seconds", type=float, metavar="S", help="of each synthetic trial (10)")
-    many.add_argument("--seed", type=int, metavar="N", help="of the synthetic set (0)")
+    add_many_arguments(parser)
     model = parser.add_argument_group("model and method")
     model.add_argument("--model", type=Path, metavar="M", help=(
         "an OpenSim model with the keypoints as markers (the paper's, which is fetched)"))  # fmt: skip
@@ -96,6 +79,38 @@ def add_simulate_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--quiet", action="store_true", help="print failures only")
 
 
+def add_keypoint_arguments(source: Any) -> None:
+    """Keypoints of one trial and their cameras, for a group of a parser."""
+    source.add_argument("--keypoints", type=Path, metavar="PATH", help=(
+        "2D detections: a folder with a folder of OpenPose or SpinePose JSON a camera, a folder with a "
+        "COCO results file for each, or an .npz"))  # fmt: skip
+    source.add_argument("--calibration", type=Path, metavar="FILE", help=(
+        "cameras: Pose2Sim's or the release's .toml, Qualisys' .qca.txt, OpenCV's .yml or .xml, or "
+        "h36m_cameras.json"))  # fmt: skip
+    source.add_argument("--rate", type=float, metavar="HZ", help="of keypoint files that don't say it")
+    source.add_argument(
+        "--cameras-in-order", action="store_true", help="cameras go by order, not by name, in both files"
+    )
+    source.add_argument("--schema", metavar="NAME", help="order of keypoints, such as BODY_25B")
+
+
+def add_name_arguments(source: Any) -> None:
+    """What one trial is called, for a group of a parser."""
+    source.add_argument("--subject", metavar="NAME", help="name in the output, and in h36m_cameras.json (S1)")
+    source.add_argument("--action", metavar="NAME", help="name in the output (that of the input)")
+
+
+def add_many_arguments(parser: argparse.ArgumentParser) -> None:
+    """Sources of many trials."""
+    many = parser.add_argument_group("many trials instead")
+    many.add_argument("--manifest", type=Path, metavar="TOML", help="subjects, trials and their files")
+    many.add_argument("--synthetic", action="store_true", help="synthetic captures with known truth")
+    many.add_argument("--subjects", nargs="+", metavar="S", help="of the synthetic set (all seven)")
+    many.add_argument("--actions", nargs="+", metavar="A", help="likewise (all fifteen)")
+    many.add_argument("--seconds", type=float, metavar="S", help="of each synthetic trial (10)")
+    many.add_argument("--seed", type=int, metavar="N", help="of the synthetic set (0)")
+
+
 def add_validate_arguments(parser: argparse.ArgumentParser) -> None:
     """What ``simspine validate`` takes."""
     parser.add_argument("input", type=Path, metavar="IN", help=(
@@ -117,7 +132,7 @@ def simulate(arguments: argparse.Namespace, bars: Callable[..., Any], note: Call
 
     check_arguments(arguments)
     options = read_options(arguments)
-    loaded, osim = _model(arguments)
+    loaded, osim = open_spine(arguments)
     subjects = read_sources(arguments, loaded)
     make_folder(arguments.out)
     failed: list[FailedTrial] = []
@@ -160,14 +175,16 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         )
     if not one:
         mode = "--synthetic" if arguments.synthetic else "--manifest, which says it itself"
-        _refuse(arguments, _TRIAL_OPTIONS, f"with {mode}", "--keypoints or --markers")
+        refuse_without_effect(arguments, _TRIAL_OPTIONS, f"with {mode}", "--keypoints or --markers")
     if not arguments.synthetic:
-        _refuse(arguments, _SYNTHETIC_OPTIONS, "without --synthetic", "--synthetic")
+        refuse_without_effect(arguments, SYNTHETIC_OPTIONS, "without --synthetic", "--synthetic")
     if one and not _reads_keypoints(arguments):
-        _refuse(arguments, _KEYPOINT_OPTIONS, "on markers", "--keypoints")
-    _check_schema(arguments.schema)
+        refuse_without_effect(arguments, KEYPOINT_OPTIONS, "on markers", "--keypoints")
+    check_schema(arguments.schema)
     if arguments.scaled:
-        _refuse(arguments, ("static", "marker_std"), "with --scaled", "a model that is to be scaled")
+        refuse_without_effect(
+            arguments, ("static", "marker_std"), "with --scaled", "a model that is to be scaled"
+        )
     for name in ("rate", "height", "mass"):
         value = getattr(arguments, name)
         if value is not None and not 0 < value < float("inf"):
@@ -179,7 +196,12 @@ def check_arguments(arguments: argparse.Namespace) -> None:
             raise MissingDependencyError(package, "viewer", purpose)
 
 
-def _refuse(arguments: argparse.Namespace, names: Sequence[str], here: str, valid: str) -> None:
+def refuse_without_effect(arguments: argparse.Namespace, names: Sequence[str], here: str, valid: str) -> None:
+    """Refuses options that were given and would do nothing.
+
+    Raises:
+        SimspineError: names the first.
+    """
     for name in names:
         value = getattr(arguments, name)
         if value is not None and value is not False:
@@ -187,8 +209,12 @@ def _refuse(arguments: argparse.Namespace, names: Sequence[str], here: str, vali
             raise SimspineError(f"--{option} has no effect {here}; it goes with {valid}")
 
 
-def _check_schema(name: str | None) -> None:
-    """Here, because an NPZ names its keypoints, so that nothing else would look at the schema."""
+def check_schema(name: str | None) -> None:
+    """Here, because an NPZ names its keypoints, so that nothing else would look at the schema.
+
+    Raises:
+        UnknownNameError: with the names that are valid.
+    """
     from simspine_jax.io.keypoints import KEYPOINT_SCHEMAS
 
     if name is not None and name not in KEYPOINT_SCHEMAS:
@@ -235,7 +261,12 @@ def read_options(arguments: argparse.Namespace) -> SimulationOptions:
     return preset(arguments.preset, **changes)
 
 
-def _model(arguments: argparse.Namespace) -> tuple[LoadedModel, OsimSource | None]:
+def open_spine(arguments: argparse.Namespace) -> tuple[LoadedModel, OsimSource | None]:
+    """The model that the arguments name, or the paper's, and what scaled copies are made of.
+
+    Raises:
+        SimspineError: it can't be read, or has no spine.
+    """
     from simspine_jax.pipeline import open_model
     from simspine_jax.pipeline.simulate import OsimSource
     from simspine_jax.pipeline.spine import converted_spine, paper_markers
@@ -356,12 +387,13 @@ def truth_rows(results: Sequence[SimulatedTrial]) -> dict[str, dict[str, float]]
     return rows
 
 
-def format_truth(results: Sequence[SimulatedTrial]) -> str:
-    """`truth_rows` as text."""
+def format_truth(results: Sequence[SimulatedTrial], made: str = "simulated") -> str:
+    """`truth_rows` as text; ``made`` says how the results were."""
     lines = ["synthetic truth, MPJPE mm  " + " ".join(f"{name:>9}" for name in REGIONS_SHOWN)]
     for name, means in truth_rows(results).items():
         cells = (f"{means[r]:9.2f}" if r in means else f"{'-':>9}" for r in REGIONS_SHOWN)
-        lines.append(f"{name:<26} " + " ".join(cells))
+        shown = made if name == "simulated" else name
+        lines.append(f"{shown:<26} " + " ".join(cells))
     return "\n".join(lines)
 
 

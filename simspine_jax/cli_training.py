@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simspine_jax import interrupts
 from simspine_jax.cli_parsing import add_output
 from simspine_jax.errors import SimspineError
 from simspine_jax.tables import TABLE_FORMATS
@@ -131,6 +132,7 @@ def with_bar(run: Run | DetectorRun, quiet: bool, action: Callable[[Progress], A
     with tqdm(total=run.steps, unit="step", disable=quiet) as bar:
 
         def progress(done: int, losses: dict[str, float]) -> None:
+            interrupts.check()
             if bar.n == 0 and done > run.log_every:
                 # A training that goes on: what was done before is no part of the rate.
                 bar.initial = bar.n = done
@@ -147,6 +149,7 @@ class _Lines:
         self._run, self._first = run, (-1, 0.0)
 
     def __call__(self, done: int, losses: dict[str, float]) -> None:
+        interrupts.check()
         first, began = self._first
         if first < 0:
             # The first steps had to be compiled, and are no part of the rate.

@@ -104,6 +104,10 @@ class Layout:
         n_cameras: of the rig.
         body_segment: the segment of each body.
         biased: whether the detector's constant errors are found, one vector for each camera and marker.
+        growing: whether the vector's offsets are of the generic model's size and grow with the body. One
+            camera leaves size and distance open; offsets in metres would ask for smaller and nearer people
+            there, as those that look the same are then shorter. Where metres are seen, growing ones would
+            ask for larger people.
     """
 
     segments: tuple[Segment, ...]
@@ -112,6 +116,7 @@ class Layout:
     n_cameras: int
     body_segment: tuple[int, ...]
     biased: bool = True
+    growing: bool = False
 
     @property
     def n_scales(self) -> int:
@@ -145,7 +150,12 @@ class Layout:
     def marker_offsets(self, theta: Float[Array, " P"]) -> Float[Array, "K 3"]:
         """Offsets of the model's markers in their bodies, metres."""
         matrix = jnp.asarray(self.offset_matrix(), theta.dtype)
-        return (matrix @ theta[self.n_scales : self.n_body]).reshape(self.n_markers, 3)
+        offsets = matrix @ theta[self.n_scales : self.n_body]
+        return self.offset_unit(theta) * offsets.reshape(self.n_markers, 3)
+
+    def offset_unit(self, theta: Float[Array, " P"]) -> Float[Array, ""]:
+        """What the vector's offsets are in, metres: 1, or the geometric mean of the factors if they grow."""
+        return jnp.exp(jnp.mean(theta[: self.n_scales])) if self.growing else jnp.ones((), theta.dtype)
 
     def offset_matrix(self) -> NDArray[np.float64]:
         """``[3K 3O]``: from the vector's offsets to those of all markers; left ones are mirror images."""
@@ -204,6 +214,7 @@ def make_layout(
     *,
     symmetric: bool = True,
     biased: bool = True,
+    growing: bool = False,
     segments: Sequence[Segment] | None = None,
 ) -> Layout:
     """The layout of a subject's vector.
@@ -213,6 +224,7 @@ def make_layout(
         n_cameras: of the rig; 0 where only markers are fitted.
         symmetric: whether offsets of left and right markers (``LKnee``, ``RKnee``) mirror each other.
         biased: whether the detector's constant errors are found.
+        growing: whether offsets grow with the body; see `Layout`.
         segments: default: those of `segments_of`.
 
     Raises:
@@ -221,7 +233,8 @@ def make_layout(
     """
     segments = segments_of(model) if segments is None else tuple(segments)
     groups = _marker_groups(model.marker_names, symmetric)
-    return Layout(segments, groups, model.n_markers, n_cameras, _body_segments(model, segments), biased)
+    bodies = _body_segments(model, segments)
+    return Layout(segments, groups, model.n_markers, n_cameras, bodies, biased, growing)
 
 
 def make_prior(

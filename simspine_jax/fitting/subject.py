@@ -52,6 +52,13 @@ RAYLEIGH_MEDIAN = 1.1774
 LONGEST = 60.0
 """Frames over which errors may be alike, at most, as an estimate."""
 
+ALONE_ACCELERATION_STD = 100.0
+"""Of the whole body's place where one camera sees it, m/s^2: so weak that it does little but bridge gaps.
+
+A body that is smaller and nearer accelerates less. One camera leaves size and distance open, and a tighter
+one would find people too small: frames by the hundred outweigh what is known of people's sizes.
+"""
+
 LEAST_KEYPOINTS = 4
 """Of the model's markers that some camera must see in a frame for it to count."""
 
@@ -76,7 +83,8 @@ class FitOptions:
 
     Attributes:
         priors: of sizes, offsets, cameras and clocks.
-        acceleration_std: of each free coordinate, rad/s^2 or m/s^2, from one frame to the next.
+        acceleration_std: of each free coordinate, rad/s^2 or m/s^2, from one frame to the next; but see
+            `ALONE_ACCELERATION_STD`.
         pose_std: of inner coordinates from the model's default pose, rad or m; the root is free.
         marker_std_m: of 3D markers, where there are any.
         noise_px: of keypoints; None to find it from what remains, by view and keypoint.
@@ -227,11 +235,14 @@ def fit_subject(
     n_cameras = 0 if cameras is None else len(cameras.names)
     _check(model, clips, n_cameras, rate_hz, start)
     biased = options.priors.bias > 0
-    layout = make_layout(model, n_cameras, symmetric=options.symmetric, biased=biased, segments=segments)
-    prior = make_prior(model, layout, options.priors, options.fixed_markers)
-    setting = Setting(layout, tuple(terms))
     dtype = model.dtype
     seen = _Seen.of(clips, n_cameras, dtype)
+    layout = make_layout(
+        model, n_cameras,
+        symmetric=options.symmetric, biased=biased, growing=seen.by_one_camera, segments=segments,
+    )  # fmt: skip
+    prior = make_prior(model, layout, options.priors, options.fixed_markers)
+    setting = Setting(layout, tuple(terms))
     rig = rig_of(cameras if cameras is not None else _no_cameras(), dtype)
     whole = _whole(model, prior, rig, seen, options, rate_hz)
     q, theta = _first(model, layout, prior, seen, start)
@@ -309,6 +320,11 @@ class _Seen:
     valid: NDArray[np.bool_]  # [C T]
     usable: NDArray[np.bool_]  # [C T]
     lengths: tuple[int, ...]
+
+    @property
+    def by_one_camera(self) -> bool:
+        """Whether size and distance are left open."""
+        return int(self.known.any(axis=(0, 1, 3)).sum()) == 1 and not self.has_marker.any()
 
     @classmethod
     def of(cls, clips: Sequence[Clip], n_cameras: int, dtype: jnp.dtype) -> _Seen:
@@ -425,10 +441,21 @@ def _whole(
         Fixed(model, rig, jnp.asarray(inner / options.pose_std**2, dtype)),
         jnp.asarray(prior.precision, dtype),
         jnp.asarray(prior.free, dtype),
-        jnp.full(model.n_free, 1 / options.acceleration_std**2, dtype),
+        jnp.asarray(1 / _acceleration_std(model, options, alone=seen.by_one_camera) ** 2, dtype),
         jnp.asarray(seen.valid),
         jnp.asarray(rate_hz, dtype),
     )
+
+
+def _acceleration_std(model: SpineModel, options: FitOptions, *, alone: bool) -> NDArray[np.float64]:
+    """[Q] of each free coordinate; ``alone`` says that one camera sees the subject."""
+    std = np.full(model.n_free, options.acceleration_std)
+    if alone and model.root is not None:
+        for column in _root_columns(model):
+            name = model.free_names[column]
+            if not model.rotational[model.coordinate_names.index(name)]:
+                std[column] = ALONE_ACCELERATION_STD
+    return std
 
 
 def _root_columns(model: SpineModel) -> NDArray[np.int64]:
@@ -477,6 +504,9 @@ def _with_velocity(setting: Setting, whole: Whole, q: Array, theta: Array, seen:
     return replace(whole, data=replace(whole.data, velocity=velocity))
 
 
+_markers = jax.jit(markers_of, static_argnums=0)
+
+
 @partial(jax.jit, static_argnums=0)
 def _pixels(setting: Setting, fixed: Fixed, theta: Array, q: Float[Array, "C T Q"]) -> Array:
     markers = markers_of(setting, fixed.model, theta, q.reshape(-1, q.shape[-1]))
@@ -508,7 +538,7 @@ def _result(
 ) -> SubjectFit:  # fmt: skip
     layout, theta = setting.layout, fitted.theta
     there = seen.valid[..., None] & (status != FitStatus.TOO_LITTLE_DATA)
-    markers = markers_of(setting, whole.fixed.model, theta, fitted.q.reshape(-1, fitted.q.shape[-1]))
+    markers = _markers(setting, whole.fixed.model, theta, fitted.q.reshape(-1, fitted.q.shape[-1]))
     markers = np.asarray(markers, np.float64).reshape(*fitted.q.shape[:2], -1, 3)
     cameras = None
     if layout.n_cameras:

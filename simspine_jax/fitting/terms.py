@@ -442,7 +442,8 @@ def marker_jacobian(
     by_scale = jax.jacfwd(scaled)(theta[: layout.n_scales])  # [K 3 W S]
     bodies = np.array(topology.marker_bodies, int)
     rotations = jnp.moveaxis(state.rotation[bodies], -1, 0)  # [W K 3 3]
-    spread = jnp.asarray(layout.offset_matrix(), q.dtype).reshape(len(bodies), 3, -1)
+    spread = layout.offset_unit(theta) * jnp.asarray(layout.offset_matrix(), q.dtype)
+    spread = spread.reshape(len(bodies), 3, -1)
     by_offset = jnp.einsum("wkij,kjo->wkio", rotations, spread)
     left = jnp.moveaxis(jnp.concatenate([by_pose, by_scale], axis=-1), 2, 0)  # [W K 3 Q+S]
     whole = jnp.concatenate([left, by_offset], axis=-1)

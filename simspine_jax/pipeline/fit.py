@@ -34,16 +34,26 @@ class ChainResult:
 
 
 def run_chain(
-    model: SpineModel, trials: Sequence[TrialInput], options: SimulationOptions | None = None
+    model: SpineModel,
+    trials: Sequence[TrialInput],
+    options: SimulationOptions | None = None,
+    *,
+    height_m: float | None = None,
 ) -> ChainResult:
     """The chain on all trials of one subject, without quality control.
+
+    Args:
+        model: the generic spine model.
+        trials: of the subject.
+        options: of the chain; default: the preset ``simspine``.
+        height_m: if known.
 
     Raises:
         SimspineError: a stage refuses the trials.
     """
     options = options or PRESETS["simspine"]
     points = [find_points(trial, options) for trial in trials]
-    size = find_size(model, points, options)
+    size = find_size(model, points, options, height_m=height_m)
     targets = [targets_of(model, p, options) for p in points]
     return ChainResult(size, solve_trials(model, targets, size.scale_factors, options))
 
@@ -72,7 +82,7 @@ def fit_trials(
     """
     cameras, rate_hz = _shared(trials)
     chain = chain or run_chain(model, trials)
-    clips = [_clip(model, trial) for trial in trials]
+    clips = [clip_of(model, trial) for trial in trials]
     start = Start([m.q for m in chain.motions], chain.size.scale_factors)
     return fit_subject(model, clips, cameras, rate_hz, start, options, terms=terms, tell=tell)
 
@@ -101,7 +111,7 @@ def _same(a: Cameras, b: Cameras) -> bool:
     )
 
 
-def _clip(model: SpineModel, trial: TrialInput) -> Clip:
+def clip_of(model: SpineModel, trial: TrialInput) -> Clip:
     """A trial's keypoints in the order of the model's markers; markers that no detector gives are missing."""
     assert trial.views is not None
     keypoints, confidence = (np.asarray(x) for x in (trial.views.keypoints, trial.views.confidence))

@@ -173,7 +173,8 @@ def run_simulation(
     check_sources(subjects)
     check_model(loaded.model)
     layout = ReleaseLayout(Path(out))
-    run = _Run(loaded, layout, options, osim, force, quality_format, progress, note or (lambda text: None))
+    files = ReleaseFiles(loaded, layout, osim, quality_format, note or (lambda text: None))
+    run = _Run(files, options, force, progress)
     if not all(run.is_complete(subject) for subject in subjects):
         # What they hold is about to change; without it, a killed run is not taken for a complete one.
         layout.hdf5.unlink(missing_ok=True)
@@ -181,29 +182,25 @@ def run_simulation(
     for subject in subjects:
         yield from run.subject(subject)
     if not layout.hdf5.exists():
-        run.write_set(subjects)
+        files.write_set(subjects)
 
 
 @dataclass(frozen=True)
 class _Run:
-    loaded: LoadedModel
-    layout: ReleaseLayout
+    files: ReleaseFiles
     options: SimulationOptions
-    osim: OsimSource | None
     force: bool
-    quality_format: str
     progress: Progress | None
-    note: Callable[[str], None]
 
     def is_complete(self, source: SubjectSource) -> bool:
         """Whether nothing is to be done for this subject."""
-        key = self._key(source)
-        return not self.force and all(self._complete(source.name, t.action, key) for t in source.trials)
+        key = run_key(self.files.loaded, source, self.options)
+        return not self.force and all(self.files.complete(source.name, t.action, key) for t in source.trials)
 
     def subject(self, source: SubjectSource) -> Iterator[SimulatedTrial | FailedTrial]:
         """All trials of a subject, those that fail told."""
-        key = self._key(source)
-        done = {t.action: self._complete(source.name, t.action, key) for t in source.trials}
+        key = run_key(self.files.loaded, source, self.options)
+        done = {t.action: self.files.complete(source.name, t.action, key) for t in source.trials}
         if not self.force and all(done.values()):
             yield from (result for result in done.values() if result is not None)
             return
@@ -215,35 +212,17 @@ class _Run:
                 points.append(find_points(loaded, self.options))
                 inputs.append(loaded)
             except (SimspineError, OSError) as error:
-                yield self._failed(source.name, trial.action, error)
+                yield self.files.failed(source.name, trial.action, error)
         if inputs:
             # A trial that can't be read has no part in the subject's size: another run may read it.
             whole = len(inputs) == len(source.trials)
             key |= {"trials": "all" if whole else ", ".join(trial.action for trial in inputs)}
             known = (
-                {} if self.force else {t.action: self._complete(source.name, t.action, key) for t in inputs}
+                {}
+                if self.force
+                else {t.action: self.files.complete(source.name, t.action, key) for t in inputs}
             )
             yield from self._solve(source, inputs, points, key, known)
-
-    def _key(self, source: SubjectSource) -> dict[str, str]:
-        return {
-            "version": ssj.__version__,
-            "model_sha256": self.loaded.digest,
-            "options_sha256": digest_of(repr((self.options, str(self.loaded.model.dtype))).encode()),
-            "subject_sha256": source.digest,
-            "trials": "all",
-        }
-
-    def _failed(self, subject: str, action: str, error: Exception) -> FailedTrial:
-        """What it was before doesn't hold any more."""
-        self._forget(subject, action)
-        return FailedTrial(f"{subject} {action}", str(error))
-
-    def _forget(self, subject: str, action: str) -> None:
-        """Takes away a trial's record, and the pages that would be taken for new ones."""
-        record = self.layout.trial(subject, action).with_suffix(".json")
-        for path in (record, *trial_pages(self.layout, subject, action)):
-            path.unlink(missing_ok=True)
 
     def _solve(
         self,
@@ -253,7 +232,7 @@ class _Run:
         key: dict[str, str],
         done: dict[str, SimulatedTrial | None],
     ) -> Iterator[SimulatedTrial | FailedTrial]:
-        model = self.loaded.model
+        model = self.files.loaded.model
         try:
             static = None if source.static is None else find_points(source.static.load(), self.options)
             size = find_size(
@@ -261,9 +240,9 @@ class _Run:
                 height_m=source.height_m, mass_kg=source.mass_kg,
             )  # fmt: skip
         except (SimspineError, OSError) as error:
-            yield from [self._failed(source.name, trial.action, error) for trial in inputs]
+            yield from [self.files.failed(source.name, trial.action, error) for trial in inputs]
             return
-        self._write_subject(source, inputs, size, key)
+        self.files.write_subject(source, inputs, size, key)
         truths = {trial.action: trial.truth for trial in source.trials}
         for start in range(0, len(inputs), GROUP_TRIALS):
             group = slice(start, start + GROUP_TRIALS)
@@ -274,7 +253,7 @@ class _Run:
             failed: list[FailedTrial] = []
 
             def tell(trial: TrialInput, error: SimspineError, failed: list[FailedTrial] = failed) -> None:
-                failed.append(self._failed(source.name, trial.action, error))
+                failed.append(self.files.failed(source.name, trial.action, error))
 
             trials = simulate_trials(
                 model, source.name, inputs[group], points[group], size, self.options,
@@ -282,11 +261,53 @@ class _Run:
             )  # fmt: skip
             yield from failed
             for trial in trials:
-                yield self._write_trial(trial, truths[trial.action](), size, key)
+                yield self.files.write_trial(trial, truths[trial.action](), size, key)
 
-    def _write_subject(
+
+def run_key(loaded: LoadedModel, source: SubjectSource, options: object) -> dict[str, str]:
+    """What decides a subject's results: version, model, options (by their ``repr``) and inputs."""
+    return {
+        "version": ssj.__version__,
+        "model_sha256": loaded.digest,
+        "options_sha256": digest_of(repr((options, str(loaded.model.dtype))).encode()),
+        "subject_sha256": source.digest,
+        "trials": "all",
+    }
+
+
+@dataclass(frozen=True)
+class ReleaseFiles:
+    """Writes trials with their records into a folder of the official layout, and knows which are complete.
+
+    Attributes:
+        loaded: the model.
+        layout: of the folder.
+        osim: for scaled OpenSim models.
+        quality_format: of `QUALITY_FORMATS`.
+        note: told what is worth knowing.
+    """
+
+    loaded: LoadedModel
+    layout: ReleaseLayout
+    osim: OsimSource | None
+    quality_format: str
+    note: Callable[[str], None]
+
+    def failed(self, subject: str, action: str, error: Exception) -> FailedTrial:
+        """What it was before doesn't hold any more."""
+        self.forget(subject, action)
+        return FailedTrial(f"{subject} {action}", str(error))
+
+    def forget(self, subject: str, action: str) -> None:
+        """Takes away a trial's record, and the pages that would be taken for new ones."""
+        record = self.layout.trial(subject, action).with_suffix(".json")
+        for path in (record, *trial_pages(self.layout, subject, action)):
+            path.unlink(missing_ok=True)
+
+    def write_subject(
         self, source: SubjectSource, inputs: Sequence[TrialInput], size: SubjectSize, key: dict[str, str]
     ) -> None:
+        """Cameras, sizes and, where it can be made, the scaled OpenSim model."""
         bodies = self.loaded.model.body_names
         factors = dict(zip(bodies, np.asarray(size.scale_factors).tolist(), strict=True))
         path = self.layout.model(source.name)
@@ -295,6 +316,11 @@ class _Run:
             "mass_kg": size.mass_kg, "mass_from": size.mass_from,
             "scale_factors": factors, "measured_ratios": dict(size.ratios),
         }  # fmt: skip
+        offsets = None
+        if size.marker_offsets is not None:
+            names = self.loaded.model.marker_names
+            offsets = dict(zip(names, np.asarray(size.marker_offsets).tolist(), strict=True))
+            about["marker_offsets_m"] = offsets
         for cameras in _cameras(inputs):
             try:
                 write_release_cameras(self.layout.root, source.name, cameras)
@@ -306,17 +332,18 @@ class _Run:
             try:
                 scale_isolated(
                     self.osim.path, path, factors, mass_kg=size.mass_kg, markers=self.osim.markers,
-                    name=source.name,
+                    marker_offsets=offsets, name=source.name,
                 )  # fmt: skip
             except SimspineError as error:
                 self.note(f"no scaled .osim for {source.name}: {error}")
         write_json(record, about)
 
-    def _write_trial(
+    def write_trial(
         self, trial: SpineTrial, truth: SpineTrial | None, size: SubjectSize, key: dict[str, str]
     ) -> SimulatedTrial:
+        """All files of a trial, its record last."""
         layout, subject, action = self.layout, trial.subject, trial.action
-        self._forget(subject, action)
+        self.forget(subject, action)
         write_release_trial(layout.root, trial)
         errors = layout.kinematics(subject, action).with_name(f"{trial.name}_marker_errors.sto")
         files = [layout.markers(subject, action), layout.kinematics(subject, action)]
@@ -345,7 +372,8 @@ class _Run:
         write_json(layout.trial(subject, action).with_suffix(".json"), document)
         return result
 
-    def _complete(self, subject: str, action: str, key: dict[str, str]) -> SimulatedTrial | None:
+    def complete(self, subject: str, action: str, key: dict[str, str]) -> SimulatedTrial | None:
+        """What the record of a trial says, if it was made with this key and all its files are there."""
         record = self.layout.trial(subject, action).with_suffix(".json")
         table = str(_parquet(self.layout, subject, action).relative_to(self.layout.root))
         try:

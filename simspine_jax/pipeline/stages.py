@@ -582,13 +582,15 @@ def simulate_trials(
     size: SubjectSize,
     options: SimulationOptions,
     *,
+    motions: Sequence[Motion] | None = None,
     limits: QualityLimits | None = None,
     progress: Progress | None = None,
     failed: Failed | None = None,
 ) -> list[SpineTrial]:
     """Inverse kinematics of these trials together, then vertebrae and quality of each.
 
-    A trial whose data don't do is told to ``failed`` and left out; without it, it raises.
+    With ``motions``, one for each trial, nothing is solved: these are the poses. A trial whose data don't do
+    is told to ``failed`` and left out; without it, it raises.
     """
     check_model(model)
     treated, _ = treated_model(model, options)
@@ -598,21 +600,36 @@ def simulate_trials(
             targets.append(targets_of(model, found, options))
             continue
         targets.append(None)
-    good = [target for target in targets if target is not None]
-    motions = iter(
-        solve_trials(
-            model, good, size.scale_factors, options, marker_offsets=size.marker_offsets, progress=progress
-        )
-        if good
-        else ()
-    )
+    if motions is None:
+        motions = _solved(model, targets, size, options, progress)
     done = []
-    for trial, found, target in zip(trials, points, targets, strict=True):
+    for trial, found, target, motion in zip(trials, points, targets, motions, strict=True):
         if target is not None:
-            motion = next(motions)
             with _told(trial, failed):
                 done.append(annotate(treated, subject, trial, found, target, motion, size, options, limits))
     return done
+
+
+def _solved(
+    model: SpineModel,
+    targets: Sequence[Targets | None],
+    size: SubjectSize,
+    options: SimulationOptions,
+    progress: Progress | None,
+) -> list[Motion]:
+    """Poses of the trials that have targets, solved together; none for the others."""
+    good = [target for target in targets if target is not None]
+    if not good:
+        return [_NO_MOTION for _ in targets]
+    found = iter(
+        solve_trials(
+            model, good, size.scale_factors, options, marker_offsets=size.marker_offsets, progress=progress
+        )
+    )
+    return [_NO_MOTION if target is None else next(found) for target in targets]
+
+
+_NO_MOTION = Motion(np.zeros((0, 0)), np.zeros(0, np.int64))
 
 
 @contextmanager

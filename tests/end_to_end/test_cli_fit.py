@@ -1,0 +1,51 @@
+"""`simspine fit` on the spine model, from synthetic detections to annotations and intervals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simspine_jax.cli import main
+from simspine_jax.fitting.uncertainty import half_width
+from simspine_jax.io.calibration import read_cameras
+from simspine_jax.io.layout import ReleaseLayout
+from simspine_jax.io.npz import read_npz
+from simspine_jax.io.trials import read_trial
+from simspine_jax.skeleton import LUMBAR_LEVELS, TRC_NAMES
+
+SYNTHETIC = ("--synthetic", "--subjects", "S1", "--actions", "Walking", "--seconds", "1.2")
+
+
+# The fit's programs take minutes to compile.
+@pytest.mark.slow
+def test_a_synthetic_subject_is_fitted_and_resumed(tmp_path: Path, capsys) -> None:
+    words = ["fit", *SYNTHETIC, "--report", "--out", str(tmp_path)]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "S1: converged" in told or "S1: ran out of steps" in told
+    layout = ReleaseLayout(tmp_path)
+    trial = read_trial(layout.trial("S1", "Walking"))
+    truth = read_trial(tmp_path / "truth" / "S1" / "S1_Walking.npz")
+    motion = read_npz(tmp_path / "fit" / "S1_Walking.npz")
+    about = json.loads((tmp_path / "fit" / "S1.json").read_text())
+    assert about["markers_px"] < about["chain_px"]
+    assert {s["name"] for s in about["segments"]} >= {"torso", "thigh"}
+    own = [k for k, name in enumerate(motion["marker_names"]) if name in TRC_NAMES]
+    ids = [TRC_NAMES.index(str(motion["marker_names"][k])) for k in own]
+    np.testing.assert_allclose(trial.keypoints[:, ids], motion["markers"][:, own], atol=1e-6)
+    assert np.linalg.norm(trial.keypoints - truth.keypoints, axis=-1)[:, ids].mean() < 0.03
+    # Of one subject errors go together, so their share scatters widely about 0.9.
+    std = np.sqrt(np.diagonal(motion["marker_covariance"][:, own], axis1=-2, axis2=-1))
+    off = np.abs(trial.keypoints[:, ids] - truth.keypoints[:, ids])
+    assert np.mean(off < half_width(0.9) * std) > 0.6
+    assert motion["lumbar_flexion"].shape == (60, len(LUMBAR_LEVELS))
+    assert (motion["lordosis_std"] > 0).all()
+    assert read_cameras(layout.cameras("S1")).names == trial.camera_names
+    assert (tmp_path / "fit" / "S1_Walking.png").is_file()
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+    assert main(words) == 0
+    assert "complete already" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()} == before
