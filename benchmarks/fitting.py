@@ -50,7 +50,60 @@ LEARNING_ROWS = (
 )  # fmt: skip
 LEARNING_WORKLOADS = (Workload(("fitting/learned_weights_spine_ratio",), _learning("learned_weights")),)
 
+_OUTPUTS = ("keypoints", "lumbar_angles", "lordosis", "segment_lengths")
+_CAMERAS_OFF = "the cameras given are off by 1 degree and 10 mm"
+
+SUBJECT_ROWS = (
+    Metric("fitting/segment_length_err_pct", "%", "lower", _SOLVED, 1.0,
+           f"Mean absolute error of segment lengths; {_CAMERAS_OFF}."),
+    Metric("fitting/camera_rotation_err_deg", "deg", "lower", _SOLVED, 0.1,
+           f"Mean error of cameras' rotations beside one another; {_CAMERAS_OFF}."),
+    Metric("fitting/spine_mpjpe_ratio", "ratio", "lower", _SOLVED, 0.6,
+           f"Spine MPJPE over that of triangulation, scaling and inverse kinematics; {_CAMERAS_OFF}."),
+    Metric("fitting/seeds_converged", "seeds", "higher", 0.02, 50, "Cold starts of 50 that converge."),
+    Metric("fitting/biased_detector/segment_length_err_pct", "%", "lower", _SOLVED, None,
+           "The same with a detector whose errors are partly constant, as the captures' is."),
+    Metric("fitting/biased_detector/camera_rotation_err_deg", "deg", "lower", _SOLVED, None, "Likewise."),
+    Metric("fitting/biased_detector/spine_mpjpe_ratio", "ratio", "lower", _SOLVED, 0.6, "Likewise."),
+    *(Metric(f"fitting/coverage90/{name}/*", "1", "higher", None, None,
+             "Share of the truth that 90 % intervals hold, with the level of noise in the key.")
+      for name in _OUTPUTS),
+    *(Metric(f"fitting/coverage90_off/{name}", "1", "lower", None, 0.03,
+             "Largest distance of that share from 0.9 over three levels of noise.")
+      for name in _OUTPUTS),
+    Metric("fitting/heldout_view_reprojection_ratio", "ratio", "lower", _SOLVED, 0.8,
+           "Median reprojection error in a camera that had no part, over that of the chain; four ways."),
+    Metric("fitting/fit_s", "s", "lower", None, 60, "A fit of 500 frames in four cameras.", is_timing=True),
+    Metric("fitting/vs_scipy", "ratio", "higher", _TIMES, 50,
+           "SciPy's time to the same objective over ours.", is_timing=True),
+)  # fmt: skip
+_subjects = partial(late, "fitting_subjects")
+
+SUBJECT_WORKLOADS = (
+    Workload(
+        tuple(f"fitting/{name}" for name in (
+            "segment_length_err_pct", "camera_rotation_err_deg", "spine_mpjpe_ratio", "seeds_converged"
+        )),
+        _subjects("accuracy"),
+    ),
+    Workload(
+        tuple(f"fitting/biased_detector/{name}" for name in (
+            "segment_length_err_pct", "camera_rotation_err_deg", "spine_mpjpe_ratio"
+        )),
+        _subjects("accuracy_biased"),
+    ),
+    Workload(
+        (*(f"fitting/coverage90/{name}/*" for name in _OUTPUTS),
+         *(f"fitting/coverage90_off/{name}" for name in _OUTPUTS)),
+        _subjects("coverage"),
+    ),
+    Workload(("fitting/heldout_view_reprojection_ratio",), _subjects("held_out")),
+    Workload(("fitting/fit_s",), _subjects("fit_time")),
+    Workload(("fitting/vs_scipy",), _subjects("against_scipy")),
+)  # fmt: skip
+
 PARTS: tuple[tuple[tuple[Metric, ...], tuple[Workload, ...]], ...] = (
+    (SUBJECT_ROWS, SUBJECT_WORKLOADS),
     (DYNAMICS_ROWS, DYNAMICS_WORKLOADS),
     (LEARNING_ROWS, LEARNING_WORKLOADS),
 )

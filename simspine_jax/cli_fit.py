@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Note = Callable[[str], None]
 
-MAX_STEPS = 60  # as `fitting.subject.FitOptions`, which takes JAX to import
+MAX_STEPS = 200  # as `fitting.subject.FitOptions`, which takes JAX to import
 
 _ONE_TRIAL = (*KEYPOINT_OPTIONS, "subject", "action")
 _NAMES_SHOWN = 12  # of coordinates that are not seen

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ class Whole:
         fixed: model and rig.
         prior_precision: ``[P P]`` of the shared vector about 0.
         free: ``[P]`` what of it is fitted, as 1 and 0.
-        acceleration_precision: ``[Q]`` of coordinates' accelerations, (s^2/rad)^2.
+        acceleration_precision: ``[C Q]`` of each clip's accelerations, (s^2/rad)^2.
         valid: frames that belong to a clip.
         rate_hz: frames a second.
     """
@@ -50,7 +50,7 @@ class Whole:
     fixed: Fixed
     prior_precision: Float[Array, "P P"]
     free: Float[Array, " P"]
-    acceleration_precision: Float[Array, " Q"]
+    acceleration_precision: Float[Array, "C Q"]
     valid: Bool[Array, "C T"]
     rate_hz: Float[Array, ""]
 
@@ -104,8 +104,7 @@ def descend(
 
     def body(s: _State) -> _State:
         e, before = lax.cond(s.stale, fresh, lambda s: (s.e, s.f), s)
-        held = ((s.q <= low) & (e.gradient > 0)) | ((s.q >= high) & (e.gradient < 0))
-        held = held | ~whole.valid[..., None]
+        held = held_at_bounds(whole, e, s.q)
         factor, sides = factorised(whole, e, held, s.damping)
         step, move = _solved(factor, sides, e, held, whole.free)
         q = jnp.where(held, s.q, jnp.clip(s.q - step, low, high))
@@ -138,6 +137,13 @@ def descend(
     return Fitted(end.q, end.theta, end.f, end.steps, end.converged)
 
 
+def held_at_bounds(whole: Whole, e: Equations, q: Float[Array, "C T Q"]) -> Bool[Array, "C T Q"]:
+    """Coordinates that stay: at a bound and pulled beyond it, or of frames that aren't there."""
+    low, high = (x.astype(q.dtype) for x in (whole.fixed.model.lower, whole.fixed.model.upper))
+    held = ((q <= low) & (e.gradient > 0)) | ((q >= high) & (e.gradient < 0))
+    return held | ~whole.valid[..., None]
+
+
 def objective(setting: Setting, whole: Whole, q: Float[Array, "C T Q"], theta: Float[Array, " P"]) -> Array:
     """The whole objective."""
     costs = _by_chunks(lambda data, pose: cost_of(setting, whole.fixed, theta, data, pose), whole.data, q)
@@ -153,7 +159,7 @@ def _bending(whole: Whole, q: Float[Array, "C T Q"]) -> Array:
     _, there = stencils(whole.valid)
     bend = (q[:, 2:] - 2 * q[:, 1:-1] + q[:, :-2]) * whole.rate_hz**2
     squares = jnp.where(there[:, 2:, None], bend**2, 0.0)
-    return 0.5 * jnp.sum(squares * whole.acceleration_precision)
+    return 0.5 * jnp.sum(squares * whole.acceleration_precision[:, None])
 
 
 def all_equations(
@@ -184,7 +190,7 @@ def factorised(
     dtype, n = e.gradient.dtype, e.gradient.shape[-1]
     unit = Smoothing(0.0, 1.0, whole.rate_hz)
     diagonal, first, second = coupling(unit, whole.valid, dtype)
-    stiff = whole.acceleration_precision.astype(dtype)
+    stiff = whole.acceleration_precision.astype(dtype)[:, None]
     free = (~held).astype(dtype)
     own = jnp.diagonal(e.matrix, axis1=-2, axis2=-1)
     bent = diagonal[..., None] * stiff
@@ -222,13 +228,13 @@ def _promise(whole: Whole, e: Equations, step: Float[Array, "C T Q"], move: Floa
 
 
 def _by_chunks(function, data: FrameData, q: Float[Array, "C T Q"]):
-    rows, poses = _chunked(data, q)
+    rows, poses = chunked((data, q))
     return lax.map(lambda part: function(*part), (rows, poses))
 
 
 def _summed_chunks(function, data: FrameData, q: Float[Array, "C T Q"]) -> Equations:
     """Equations of all frames; the shared parts are added up chunk by chunk."""
-    rows, poses = _chunked(data, q)
+    rows, poses = chunked((data, q))
     count = q.shape[0] * q.shape[1]
 
     def step(sums, part):
@@ -243,9 +249,10 @@ def _summed_chunks(function, data: FrameData, q: Float[Array, "C T Q"]) -> Equat
     return Equations(*flat, *sums)
 
 
-def _chunked(data: FrameData, q: Float[Array, "C T Q"]):
-    """Frames in chunks; the last is filled up with frames that don't count."""
-    count = q.shape[0] * q.shape[1]
+def chunked(frames: Any) -> Any:
+    """Arrays ``[C T …]`` in chunks of frames; the last is filled up with frames that don't count."""
+    leaf = jax.tree.leaves(frames)[0]
+    count = leaf.shape[0] * leaf.shape[1]
     width = min(CHUNK, count)
     spare = -count % width
 
@@ -253,4 +260,4 @@ def _chunked(data: FrameData, q: Float[Array, "C T Q"]):
         flat = x.reshape(count, *x.shape[2:])
         return jnp.pad(flat, [(0, spare), *[(0, 0)] * (flat.ndim - 1)]).reshape(-1, width, *flat.shape[1:])
 
-    return jax.tree.map(cut, data), cut(q)
+    return jax.tree.map(cut, frames)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from simspine_jax.arrays import Array, Float
 from simspine_jax.errors import ShapeError
+from simspine_jax.fitting.motion import acceleration_variances
 from simspine_jax.fitting.parameters import (
     PER_CAMERA,
     FitPriors,
@@ -36,7 +37,7 @@ from simspine_jax.fitting.parameters import (
     rig_of,
 )
 from simspine_jax.fitting.solving import Fitted, Whole, descend
-from simspine_jax.fitting.terms import Fixed, FrameData, Setting, Term, expected_keypoints, look, markers_of
+from simspine_jax.fitting.terms import Fixed, FrameData, Setting, Term, all_expected, look, markers_of
 from simspine_jax.geometry.cameras import Cameras
 from simspine_jax.kinematics.model import SpineModel
 
@@ -84,8 +85,11 @@ class FitOptions:
     Attributes:
         priors: of sizes, offsets, cameras and clocks.
         acceleration_std: of each free coordinate, rad/s^2 or m/s^2, from one frame to the next; but see
-            `ALONE_ACCELERATION_STD`.
+            `ALONE_ACCELERATION_STD`. A first guess where it is ``adaptive``.
+        adaptive: whether to find from each clip how fast each of its coordinates changes.
         pose_std: of inner coordinates from the model's default pose, rad or m; the root is free.
+            The pull counts once in a clip, shared by its frames: counted in every frame, it would outweigh
+            what is seen of someone who sits, and sizes and offsets would make up for it.
         marker_std_m: of 3D markers, where there are any.
         noise_px: of keypoints; None to find it from what remains, by view and keypoint.
         correlated: whether to find from what remains for how many frames errors are alike.
@@ -98,15 +102,16 @@ class FitOptions:
 
     priors: FitPriors = _PRIORS
     acceleration_std: float = 10.0
-    pose_std: float = 0.5
+    adaptive: bool = True
+    pose_std: float = 1.0
     marker_std_m: float = 0.01
     noise_px: float | None = None
     correlated: bool = True
     symmetric: bool = True
     fixed_markers: tuple[str, ...] = ()
-    max_steps: int = 60
+    max_steps: int = 200
     tolerance: float = 1e-6
-    rounds: int = 3
+    rounds: int = 4
 
     def __post_init__(self) -> None:
         for name in ("acceleration_std", "pose_std", "marker_std_m", "tolerance"):
@@ -260,10 +265,13 @@ def fit_subject(
             options.tolerance if last else max(1e-3, options.tolerance),
         )  # fmt: skip
         q, theta = fitted.q, fitted.theta
-        residual = _residuals(setting, whole, fitted, seen)
+        misses = _misses(setting, whole, fitted, seen)
+        residual = np.linalg.norm(misses, axis=-1)
         if not last and n_cameras:
             noise = noise if options.noise_px is not None else _Noise.found(seen, residual)
-            tau = _correlation(seen, residual) if options.correlated else 1.0
+            tau = _correlation(seen, misses) if options.correlated else 1.0
+        if not last and options.adaptive:
+            whole = _with_accelerations(setting, whole, fitted, alone=seen.by_one_camera)
         if tell is not None:
             tell(f"round {number + 1} of {options.rounds}: {int(fitted.steps)} steps, median reprojection "
                  f"{np.nanmedian(np.where(seen.known, residual, np.nan)):.2f} px")  # fmt: skip
@@ -403,22 +411,25 @@ class _Noise:
         return cls(np.exp(log) / RAYLEIGH_MEDIAN)
 
 
-def _correlation(seen: _Seen, residual: NDArray) -> float:
-    """Frames over which errors are alike: (1 + r) / (1 - r) by the correlation r of lengths' neighbours."""
+def _correlation(seen: _Seen, misses: NDArray) -> float:
+    """Frames over which errors are alike: (1 + r) / (1 - r) by the correlation r of neighbours in time.
+
+    The errors' directions count, not their lengths alone: a keypoint that is hidden for a while errs more in
+    all of its frames, but not the same way.
+    """
     both = seen.known[:, 1:] & seen.known[:, :-1]
-    share = residual / np.maximum(seen.size[..., None], 1e-9)
+    share = misses * (seen.confidence / np.maximum(seen.size[..., None], 1e-9))[..., None]
     found = []
     for v, k in np.argwhere(both.sum(axis=(0, 1)) >= 20):
         here = both[:, :, v, k]
         a, b = share[:, 1:, v, k][here], share[:, :-1, v, k][here]
-        limit = 4 * np.median(np.concatenate([a, b]))
-        a, b = np.minimum(a, limit), np.minimum(b, limit)
-        if a.std() > 0 and b.std() > 0:
-            found.append(np.corrcoef(a, b)[0, 1])
+        limit = 4 * np.median(np.abs(np.concatenate([a, b])))
+        a, b = (np.clip(x, -limit, limit) for x in (a, b))
+        if limit > 0:
+            found.append(np.sum(a * b) / np.sqrt(np.sum(a**2) * np.sum(b**2)))
     if not found:
         return 1.0
-    # Lengths of vectors whose parts are correlated by r are so by about r^2.
-    r = float(np.sqrt(np.clip(np.median(found), 0.0, 0.99)))
+    r = float(np.clip(np.median(found), 0.0, 0.99))
     return float(min((1 + r) / (1 - r), LONGEST))
 
 
@@ -429,6 +440,7 @@ def _whole(
     inner = np.ones(model.n_free)
     if model.root is not None:
         inner[_root_columns(model)] = 0.0
+    each = float(np.mean(seen.lengths))
     # The markers of padded frames are 0 and count for nothing.
     data = FrameData(
         jnp.asarray(seen.keypoints), jnp.zeros(seen.known.shape, dtype), jnp.asarray(seen.size),
@@ -438,10 +450,13 @@ def _whole(
     )  # fmt: skip
     return Whole(
         data,
-        Fixed(model, rig, jnp.asarray(inner / options.pose_std**2, dtype)),
+        Fixed(model, rig, jnp.asarray(inner / (options.pose_std**2 * each), dtype)),
         jnp.asarray(prior.precision, dtype),
         jnp.asarray(prior.free, dtype),
-        jnp.asarray(1 / _acceleration_std(model, options, alone=seen.by_one_camera) ** 2, dtype),
+        jnp.broadcast_to(
+            jnp.asarray(1 / _acceleration_std(model, options, alone=seen.by_one_camera) ** 2, dtype),
+            (len(seen.lengths), model.n_free),
+        ),
         jnp.asarray(seen.valid),
         jnp.asarray(rate_hz, dtype),
     )
@@ -450,12 +465,26 @@ def _whole(
 def _acceleration_std(model: SpineModel, options: FitOptions, *, alone: bool) -> NDArray[np.float64]:
     """[Q] of each free coordinate; ``alone`` says that one camera sees the subject."""
     std = np.full(model.n_free, options.acceleration_std)
-    if alone and model.root is not None:
-        for column in _root_columns(model):
-            name = model.free_names[column]
-            if not model.rotational[model.coordinate_names.index(name)]:
-                std[column] = ALONE_ACCELERATION_STD
+    if alone:
+        std[_root_slides(model)] = ALONE_ACCELERATION_STD
     return std
+
+
+def _with_accelerations(setting: Setting, whole: Whole, fitted: Fitted, *, alone: bool) -> Whole:
+    """How fast each coordinate changes, as found; but for the body's place where one camera sees it."""
+    found = 1 / acceleration_variances(setting, whole, fitted.q, fitted.theta)
+    if alone:
+        slides = _root_slides(whole.fixed.model)
+        found = found.at[:, slides].set(whole.acceleration_precision[:, slides])
+    return replace(whole, acceleration_precision=found)
+
+
+def _root_slides(model: SpineModel) -> NDArray[np.int64]:
+    """Free coordinates that shift the whole body."""
+    names = model.coordinate_names
+    turning = [model.rotational[names.index(name)] for name in model.free_names]
+    columns = _root_columns(model) if model.root is not None else np.zeros(0, int)
+    return np.array([c for c in columns if not turning[c]], int)
 
 
 def _root_columns(model: SpineModel) -> NDArray[np.int64]:
@@ -514,22 +543,17 @@ def _pixels(setting: Setting, fixed: Fixed, theta: Array, q: Float[Array, "C T Q
     return seen.pixels.reshape(*q.shape[:2], *seen.pixels.shape[1:])
 
 
-@partial(jax.jit, static_argnums=0)
-def _expected(setting: Setting, whole: Whole, theta: Array, q: Float[Array, "C T Q"]) -> Array:
-    """Where the detector is expected to see the markers, px ``[C T V K 2]``."""
-    markers = markers_of(setting, whole.fixed.model, theta, q.reshape(-1, q.shape[-1]))
-    seen = look(moved_rig(whole.fixed.rig, setting.layout.camera_part(theta)), markers)
-    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), whole.data)
-    found = expected_keypoints(setting.layout, theta, seen, rows)
-    return found.reshape(*q.shape[:2], *found.shape[1:])
+_expected = jax.jit(all_expected, static_argnums=0)
 
 
-def _residuals(setting: Setting, whole: Whole, fitted: Fitted, seen: _Seen) -> NDArray[np.float64]:
-    """Distances between keypoints and markers, px ``[C T V K]``; 0 where there is no keypoint."""
+def _misses(setting: Setting, whole: Whole, fitted: Fitted, seen: _Seen) -> NDArray[np.float64]:
+    """From keypoints to where they are expected, px ``[C T V K 2]``; 0 where there is no keypoint."""
     if not setting.layout.n_cameras:
-        return np.zeros(seen.known.shape)
-    off = _expected(setting, whole, fitted.theta, fitted.q) - whole.data.keypoints
-    return np.where(seen.known, np.linalg.norm(np.asarray(off, np.float64), axis=-1), 0.0)
+        return np.zeros((*seen.known.shape, 2))
+    off = np.asarray(
+        _expected(setting, whole.fixed, fitted.theta, whole.data, fitted.q) - whole.data.keypoints, np.float64
+    )
+    return np.where(seen.known[..., None], off, 0.0)
 
 
 def _result(
@@ -546,7 +570,7 @@ def _result(
             lambda leaf: np.asarray(leaf, np.float64),
             cameras_of(moved_rig(whole.fixed.rig, layout.camera_part(theta))),
         )
-    residual = _residuals(setting, whole, fitted, seen)
+    residual = np.linalg.norm(_misses(setting, whole, fitted, seen), axis=-1)
     spread = np.full(seen.known.shape[2:], np.nan)
     if noise is not None and layout.n_cameras:
         spread = noise.share * np.median(seen.size, axis=(0, 1))[:, None]

@@ -15,7 +15,7 @@ positive definite. The derivatives are written out: of markers by the joints' tw
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import jax
@@ -219,6 +219,31 @@ def expected_keypoints(layout: Layout, theta: Array, seen: Seen, data: FrameData
     if not layout.biased:
         return found
     return found + layout.biases(theta) * data.size[..., None, None]
+
+
+def all_expected(
+    setting: Setting, fixed: Fixed, theta: Float[Array, " P"], data: FrameData, q: Float[Array, "C T Q"]
+) -> Float[Array, "C T V K 2"]:
+    """`expected_keypoints` of whole clips."""
+    markers = markers_of(setting, fixed.model, theta, q.reshape(-1, q.shape[-1]))
+    seen = look(moved_rig(fixed.rig, setting.layout.camera_part(theta)), markers)
+    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), data)
+    found = expected_keypoints(setting.layout, theta, seen, rows)
+    return found.reshape(*q.shape[:2], *found.shape[1:])
+
+
+def robust_weights(
+    setting: Setting, fixed: Fixed, theta: Float[Array, " P"], data: FrameData, q: Float[Array, "C T Q"]
+) -> FrameData:
+    """Whole clips' data with the weights that the robust loss gives them in their precisions."""
+    markers = markers_of(setting, fixed.model, theta, q.reshape(-1, q.shape[-1])).reshape(data.markers.shape)
+    _, weight = robust_cost(data.marker_precision * jnp.sum((markers - data.markers) ** 2, axis=-1))
+    data = replace(data, marker_precision=data.marker_precision * weight)
+    if setting.layout.n_cameras:
+        off = all_expected(setting, fixed, theta, data, q) - data.keypoints
+        _, weight = robust_cost(data.precision * jnp.sum(off**2, axis=-1))
+        data = replace(data, precision=data.precision * weight)
+    return data
 
 
 def _marker_cost(markers: Array, data: FrameData) -> tuple[Array, Array, Array]:

@@ -19,17 +19,15 @@ from scipy.special import ndtri
 
 from simspine_jax.arrays import Array, Float
 from simspine_jax.errors import ShapeError
-from simspine_jax.fitting.parameters import moved_rig
-from simspine_jax.fitting.solving import CHUNK, Whole, all_equations, factorised
+from simspine_jax.fitting.solving import CHUNK, Whole, all_equations, chunked, factorised
 from simspine_jax.fitting.subject import FitStatus, SubjectFit
 from simspine_jax.fitting.terms import (
     Equations,
     Setting,
-    expected_keypoints,
-    look,
+    all_expected,
     marker_jacobian,
     markers_of,
-    robust_cost,
+    robust_weights,
 )
 from simspine_jax.solvers.bordered import frame_covariances, shared_covariance
 
@@ -166,24 +164,16 @@ def _blocks(whole: Whole, e: Equations, held: Array) -> tuple[Array, Array, Arra
 
 def _as_seen(setting: Setting, whole: Whole, q: Array, theta: Array) -> Whole:
     """The data with their weights in their precisions, and nothing left over, so that weights are 1."""
-    data, shape = whole.data, q.shape[:2]
+    data = robust_weights(setting, whole.fixed, theta, whole.data, q)
     markers = markers_of(setting, whole.fixed.model, theta, q.reshape(-1, q.shape[-1]))
-    _, weight = robust_cost(
-        data.marker_precision * jnp.sum((markers.reshape(data.markers.shape) - data.markers) ** 2, axis=-1)
-    )
     data = replace(
-        data, markers=markers.reshape(data.markers.shape),
-        marker_precision=data.marker_precision * weight * CAUCHY_GAIN,
-    )  # fmt: skip
+        data,
+        markers=markers.reshape(data.markers.shape),
+        marker_precision=data.marker_precision * CAUCHY_GAIN,
+    )
     if setting.layout.n_cameras:
-        part = setting.layout.camera_part(theta)
-        rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), data)
-        pixels = expected_keypoints(
-            setting.layout, theta, look(moved_rig(whole.fixed.rig, part), markers), rows
-        )
-        pixels = pixels.reshape(*shape, *pixels.shape[1:])
-        _, weight = robust_cost(data.precision * jnp.sum((pixels - data.keypoints) ** 2, axis=-1))
-        data = replace(data, keypoints=pixels, precision=data.precision * weight * CAUCHY_GAIN)
+        pixels = all_expected(setting, whole.fixed, theta, data, q)
+        data = replace(data, keypoints=pixels, precision=data.precision * CAUCHY_GAIN)
     return replace(whole, data=data)
 
 
@@ -235,11 +225,6 @@ def _marker_covariances(
     n_body = setting.layout.n_body
     count = q.shape[0] * q.shape[1]
     width = min(CHUNK, count)
-    spare = -count % width
-
-    def cut(x: Array) -> Array:
-        flat = x.reshape(count, *x.shape[2:])
-        return jnp.pad(flat, [(0, spare), *[(0, 0)] * (flat.ndim - 1)]).reshape(-1, width, *flat.shape[1:])
 
     def one(part):
         pose, own, cross = part
@@ -260,7 +245,7 @@ def _marker_covariances(
         )
         return jnp.einsum("wkia,wab,wkjb->wkij", j, joint, j, optimize="optimal")
 
-    found = jax.lax.map(one, (cut(q), cut(poses), cut(between)))
+    found = jax.lax.map(one, chunked((q, poses, between)))
     found = found.reshape(-1, *found.shape[2:])[:count]
     return found.reshape(*q.shape[:2], *found.shape[1:])
 

@@ -7,7 +7,8 @@ Markov Random Fields, section 2.4, for A's own; the border adds ``X S^-1 X'`` wi
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +75,22 @@ def shared_covariance(factor: Bordered) -> Float[Array, "P P"]:
 
 
 def frame_covariances(factor: Factor) -> Float[Array, "T C Q Q"]:
-    """The frames' own blocks of ``A^-1``.
+    """The frames' own blocks of ``A^-1``; see `_swept`."""
+    return _swept(factor, lambda own, near, far: own)
+
+
+def neighbour_covariances(
+    factor: Factor,
+) -> tuple[Float[Array, "T C Q"], Float[Array, "T C Q"], Float[Array, "T C Q"]]:
+    """Each coordinate's entries of ``A^-1``: of a frame, with the frame after it, and with the second after.
+
+    What would be beyond the end is 0.
+    """
+    return _swept(factor, lambda *blocks: tuple(jnp.diagonal(b, axis1=-2, axis2=-1) for b in blocks))
+
+
+def _swept(factor: Factor, kept: Callable[[Array, Array, Array], Any]) -> Any:
+    """What is kept of the blocks (t, t), (t + 1, t) and (t + 2, t) of ``A^-1``, for each frame t.
 
     With the factor's blocks L, U, V of each frame (see `solvers.banded`), going back in time::
 
@@ -96,7 +112,7 @@ def frame_covariances(factor: Factor) -> Float[Array, "T C Q Q"]:
         pull = jnp.swapaxes(near_here, -1, -2) @ u + jnp.swapaxes(far_here, -1, -2) @ v
         own = (jnp.swapaxes(inverse, -1, -2) - pull) @ inverse
         own = 0.5 * (own + jnp.swapaxes(own, -1, -2))
-        return (own, near_here, near), own
+        return (own, near_here, near), kept(own, near_here, far_here)
 
     with jax.default_matmul_precision("highest"):
         _, blocks = lax.scan(step, (zero, zero, zero), (factor.inverse, ahead, second), reverse=True)

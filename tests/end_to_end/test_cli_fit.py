@@ -15,7 +15,7 @@ from simspine_jax.io.calibration import read_cameras
 from simspine_jax.io.layout import ReleaseLayout
 from simspine_jax.io.npz import read_npz
 from simspine_jax.io.trials import read_trial
-from simspine_jax.skeleton import LUMBAR_LEVELS, TRC_NAMES
+from simspine_jax.skeleton import LUMBAR_LEVELS, REGIONS, TRC_NAMES
 
 SYNTHETIC = ("--synthetic", "--subjects", "S1", "--actions", "Walking", "--seconds", "1.2")
 
@@ -40,8 +40,16 @@ def test_a_synthetic_subject_is_fitted_and_resumed(tmp_path: Path, capsys) -> No
     assert {s["name"] for s in about["segments"]} >= {"torso", "thigh"}
     own = [k for k, name in enumerate(motion["marker_names"]) if name in TRC_NAMES]
     ids = [TRC_NAMES.index(str(motion["marker_names"][k])) for k in own]
-    np.testing.assert_allclose(trial.keypoints[:, ids], motion["markers"][:, own], atol=1e-6)
-    assert np.linalg.norm(trial.keypoints - truth.keypoints, axis=-1)[:, ids].mean() < 0.03
+    # Quality control repairs frames with points that were triangulated astray.
+    kept = ~trial.repaired
+    assert kept.sum() > 40
+    np.testing.assert_allclose(trial.keypoints[kept][:, ids], motion["markers"][kept][:, own], atol=1e-6)
+    spine = list(REGIONS["spine"])
+    after, before = (
+        np.nanmean(np.linalg.norm(x[:, spine] - truth.keypoints[:, spine], axis=-1))
+        for x in (trial.keypoints, trial.triangulated)
+    )
+    assert after < 0.85 * before
     # Of one subject errors go together, so their share scatters widely about 0.9.
     std = np.sqrt(np.diagonal(motion["marker_covariance"][:, own], axis1=-2, axis2=-1))
     off = np.abs(trial.keypoints[:, ids] - truth.keypoints[:, ids])

@@ -196,7 +196,7 @@ def test_covariances_are_blocks_of_the_dense_inverse(problem, arm_model: SpineMo
     clips = jax.tree.map(lambda x: x[None], data)
     whole = Whole(
         clips, fixed, jnp.asarray(prior.precision), jnp.asarray(prior.free, jnp.float64),
-        jnp.linspace(0.01, 0.02, n), jnp.ones((1, FRAMES), bool), jnp.asarray(5.0),
+        jnp.linspace(0.01, 0.02, n)[None], jnp.ones((1, FRAMES), bool), jnp.asarray(5.0),
     )  # fmt: skip
 
     def total(x: jax.Array) -> jax.Array:
