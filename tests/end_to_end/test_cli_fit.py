@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +20,6 @@ SYNTHETIC = ("--synthetic", "--subjects", "S1", "--actions", "Walking", "--secon
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
-@pytest.mark.skipif(
-    "SIMSPINE_LONG" not in os.environ,
-    reason="compiling the fit takes up to half an hour; SIMSPINE_LONG=1 runs it",
-)
 def test_a_synthetic_subject_is_fitted_and_resumed(tmp_path: Path, capsys) -> None:
     words = ["fit", *SYNTHETIC, "--report", "--out", str(tmp_path)]
     assert main(words) == 0

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from simspine_jax.solvers.banded import factorise
-from simspine_jax.solvers.bordered import border, frame_covariances, shared_covariance, solve_bordered
+from simspine_jax.solvers.bordered import (
+    border,
+    frame_covariances,
+    neighbour_covariances,
+    shared_covariance,
+    solve_bordered,
+)
 
 # Sums of some hundred float64 products of about 1.
 ROUNDING = 1e-12
@@ -67,6 +73,17 @@ def test_covariances_are_blocks_of_the_inverse(system) -> None:
             np.testing.assert_allclose(
                 own[t, c] + through[t, c], whole[rows(c, t), rows(c, t)], atol=ROUNDING
             )
+
+
+def test_neighbours_covariances_are_entries_of_the_inverse(system) -> None:
+    banded, _, _, dense, rows = system
+    alone = np.linalg.inv(dense[:-P, :-P])
+    for by, found in enumerate(neighbour_covariances(banded)):
+        for c in range(C):
+            for t in range(T - by):
+                wanted = np.diagonal(alone[rows(c, t + by), rows(c, t)])
+                np.testing.assert_allclose(found[t, c], wanted, atol=ROUNDING)
+            np.testing.assert_array_equal(found[T - by :, c], 0)
 
 
 def test_a_border_that_is_not_positive_definite_is_told(system) -> None:

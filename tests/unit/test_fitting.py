@@ -24,7 +24,15 @@ from simspine_jax.fitting.parameters import (
     rotation_of,
 )
 from simspine_jax.fitting.solving import Whole, all_equations, objective
-from simspine_jax.fitting.subject import Clip, FitOptions, FitStatus, Start, fit_subject
+from simspine_jax.fitting.subject import (
+    Clip,
+    FitOptions,
+    FitStatus,
+    Start,
+    _correlation,
+    _Seen,
+    fit_subject,
+)
 from simspine_jax.fitting.terms import (
     Fixed,
     FrameData,
@@ -269,6 +277,56 @@ def test_a_subject_is_found_from_pictures(arm_model: SpineModel, cameras: Camera
     np.testing.assert_allclose(value[0, :, 0], found, rtol=1e-9)
     assert (np.abs(value[0, :, 0] - lengths) < 4 * std[0, :, 0]).all()
     assert (sure.observability < 0.5).all()
+
+
+def test_how_fast_joints_change_is_found(arm_model: SpineModel, cameras: Cameras, made) -> None:
+    clip, q, _, _, priors = made
+    options = FitOptions(priors, acceleration_std=100.0, noise_px=1.0, correlated=False, rounds=12)
+    fit = fit_subject(arm_model, [clip], cameras, 50.0, Start([q]), options, segments=SEGMENTS)
+    found = 1 / np.sqrt(np.asarray(fit.whole.acceleration_precision)[0])
+    real = np.sqrt(np.mean(np.diff(q, 2, axis=0) ** 2, axis=0)) * 50.0**2
+    # 38 accelerations, of smooth waves: not independent of one another, so that their size is known roughly.
+    assert (found < 5 * real).all(), found / real
+    assert (found > real / 5).all(), found / real
+    kept = fit_subject(
+        arm_model, [clip], cameras, 50.0, Start([q]), replace(options, adaptive=False), segments=SEGMENTS
+    )
+    np.testing.assert_allclose(kept.whole.acceleration_precision, 1e-4)
+
+
+def test_a_pose_that_is_held_is_not_pulled_to_the_default(arm_model: SpineModel, cameras: Cameras) -> None:
+    layout = make_layout(arm_model, VIEWS, segments=SEGMENTS, biased=False)
+    theta = jnp.zeros(layout.size)
+    q = np.array(random_poses(arm_model, 60, seed=2))
+    names = list(arm_model.free_names)
+    inner = [i for i in range(arm_model.n_free) if arm_model.upper[i] - arm_model.default_q[i] > 1.0][-2:]
+    q[:, inner] = np.asarray(arm_model.default_q)[inner] + 0.9
+    markers = jax.jit(markers_of, static_argnums=0)(Setting(layout), arm_model, theta, jnp.asarray(q))
+    pixels = np.asarray(look(rig_of(cameras, jnp.dtype("float64")), markers).pixels)
+    clip = Clip(pixels + 10 * np.random.default_rng(0).normal(size=pixels.shape), np.ones(pixels.shape[:3]))
+    fit = fit_subject(
+        arm_model, [clip], cameras, 5.0, Start([q]), FitOptions(FitPriors(bias=0.0)), segments=SEGMENTS
+    )
+    off = (fit.q[0] - q).mean(axis=0)
+    std = uncertainty_of(fit).pose_std[0].mean(axis=0)
+    for column in inner:
+        assert abs(off[column]) < 3 * std[column], names[column]
+        assert abs(off[column]) < 0.1, names[column]
+
+
+def test_errors_are_alike_by_their_directions(arm_model: SpineModel) -> None:
+    random = np.random.default_rng(0)
+    shape = (600, VIEWS, arm_model.n_markers)
+    clip = Clip(500 + 100 * random.normal(size=(*shape, 2)), np.ones(shape))
+    seen = _Seen.of([clip], VIEWS, jnp.dtype("float64"))
+    white = random.normal(size=(1, *shape, 2))
+    # Bursts of larger errors that have nothing to do with one another.
+    bursts = white * np.where(np.arange(600) // 50 % 2, 5.0, 1.0)[:, None, None, None]
+    assert _correlation(seen, bursts) < 1.15
+    alike = white.copy()
+    for t in range(1, 600):
+        alike[:, t] = 0.5 * alike[:, t - 1] + np.sqrt(0.75) * white[:, t]
+    assert _correlation(seen, alike) == pytest.approx(3.0, rel=0.1)  # (1 + 0.5) / (1 - 0.5)
 
 
 def test_without_pictures_nothing_is_claimed(arm_model: SpineModel, cameras: Cameras, made) -> None:
