@@ -32,7 +32,7 @@ from simspine_jax.kinematics.model import SpineModel
 from simspine_jax.kinematics.scaling import PAPER_MEASUREMENTS
 from simspine_jax.pipeline.fit import ChainResult, fit_trials, run_chain, without_views
 from simspine_jax.pipeline.fit_files import held_out_views
-from simspine_jax.pipeline.fit_results import angles_of, lengths_found
+from simspine_jax.pipeline.fit_results import Angles, angles_of, lengths_found
 from simspine_jax.pipeline.stages import TrialInput, Views
 from simspine_jax.skeleton import KEYPOINT_SCHEMAS, REGIONS, TRC_NAMES
 
@@ -153,14 +153,14 @@ def _many(
     options = FitOptions(replace(PRIORS, bias=priors_bias))
     with jax.enable_x64(True):
         model = place.spine_float64()
-        noise = detector(model)
+        noise, angles = detector(model), angles_of(model)
         return [
-            _found(model, seed, make_world(model, seed, noise, clips=clips, frames=frames), options)
+            _found(model, seed, make_world(model, seed, noise, clips=clips, frames=frames), options, angles)
             for seed in seeds
         ]
 
 
-def _found(model: SpineModel, seed: int, world: World, options: FitOptions) -> Found:
+def _found(model: SpineModel, seed: int, world: World, options: FitOptions, angles: Angles) -> Found:
     chain = run_chain(model, world.trials)
     fit = fit_trials(model, world.trials, options, chain=chain)
     truth = np.stack(world.markers)
@@ -177,7 +177,6 @@ def _found(model: SpineModel, seed: int, world: World, options: FitOptions) -> F
     found = lengths_found(sure)
     times = half_width(SHARE)
     columns = model.free_indices(LUMBAR)
-    angles = angles_of(model)
     lordosis = angles.names.index("lordosis")
     value, std = sure.of(angles.output)
     real = np.asarray(
@@ -335,7 +334,7 @@ def against_scipy(place: Workplace) -> Iterator[Measurement]:
     stopped = "." if reached else f", stopped there at {share:.3f} times ours, so the ratio is at least this."
     yield Measurement(
         "fitting/vs_scipy", theirs / seconds, f"{DATA}{UNBIASED}one clip of {frames} frames of seed 0",
-        "Peer: scipy.optimize.least_squares, trf with lsmr, sparse two-point differences of compiled residuals, "
+        "Peer: scipy.optimize.least_squares, trf with lsmr, sparse differences of compiled residuals, "
         f"to an objective a share of {NEAR:g} above ours: {theirs:.1f} s{stopped}",
         {"ours_s": seconds, "peer_s": theirs, "peer_evaluations": evaluations, "peer_over_ours": share},
     )  # fmt: skip

@@ -1,7 +1,8 @@
 """``python -m benchmarks.readme RESULTS.json…``: puts the rows of full runs into the README and RESULTS.md.
 
 The README shows, for each suite, the rows that promise something, of several cases the worst;
-``benchmarks/RESULTS.md`` shows all.
+``benchmarks/RESULTS.md`` shows all. Of a suite that was measured in parts, give a file for each: each has its
+own table, with the machine and the commit that it is of. Suites that no file is of stay as they are.
 """
 
 from __future__ import annotations
@@ -19,31 +20,72 @@ from benchmarks.metrics import ROOT, Row, Suite, read_rows, suite_of
 
 BEGIN, END = "<!-- benchmark:{}:begin -->", "<!-- benchmark:{}:end -->"
 ALL = Path(__file__).with_name("RESULTS.md")
+TITLE = "# All rows\n\nWritten by `python -m benchmarks.readme`; see `metrics.py`."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fills the tables; returns 2 with a sentence where rows or README are not what they should be."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__)
-    parser.add_argument("results", type=Path, nargs="+", metavar="RESULTS.json", help="one for each suite")
+    parser.add_argument(
+        "results",
+        type=Path,
+        nargs="+",
+        metavar="RESULTS.json",
+        help="of one suite each",
+    )
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md", metavar="MD")
     parser.add_argument("--all", type=Path, default=ALL, metavar="MD", help="gets all rows")
     given = parser.parse_args(arguments)
-    text, everything = "", ["# All rows", "", "Written by `python -m benchmarks.readme`; see `metrics.py`."]
-    for path in given.results:
-        try:
-            text = text or given.readme.read_text(encoding="utf-8")
-            rows = read_rows(path)
-            suite = _suite_of(rows)
-            text = filled(text, suite.name, table(_promises(suite, rows)))
-            everything += ["", f"## {suite.name}", "", table(rows)]
-        except (OSError, ValueError) as error:
-            print(f"benchmarks: {path} can't go into {given.readme}: {error}", file=sys.stderr)
-            return 2
-    for target, content in ((given.readme, text), (given.all, "\n".join(everything) + "\n")):
+    try:
+        text = given.readme.read_text(encoding="utf-8")
+        parts = _parts(given.results)
+        sections = _sections(given.all)
+        for name, tables in parts.items():
+            suite = SUITES[name]
+            promised = [kept for rows in tables if (kept := _promises(suite, rows))]
+            text = filled(text, name, "\n\n".join(table(rows) for rows in promised))
+            sections[name] = "\n\n".join(table(rows) for rows in tables)
+    except (OSError, ValueError) as error:
+        print(f"benchmarks: the rows can't go into {given.readme}: {error}", file=sys.stderr)
+        return 2
+    everything = "\n\n".join([TITLE, *(f"## {name}\n\n{section}" for name, section in sections.items())])
+    for target, content in ((given.readme, text), (given.all, everything + "\n")):
         temporary = target.with_name(f".{target.name}.tmp")
         temporary.write_text(content, encoding="utf-8")
         os.replace(temporary, target)
     return 0
+
+
+def _sections(path: Path) -> dict[str, str]:
+    """What the file of all rows says of each suite; nothing where there is no such file."""
+    if not path.exists():
+        return {}
+    _, *parts = path.read_text(encoding="utf-8").split("\n## ")
+    return {name.strip(): body.strip() for name, _, body in (part.partition("\n") for part in parts)}
+
+
+def _parts(paths: Sequence[Path]) -> dict[str, list[dict[str, Row]]]:
+    """The rows of each file by suite; what has no value in one and has one in another is left out there.
+
+    Raises:
+        OSError: a file can't be read.
+        ValueError: it has no rows, rows of several suites, or a row that another file has too.
+    """
+    found: dict[str, list[dict[str, Row]]] = {}
+    for path in paths:
+        try:
+            rows = read_rows(path)
+            found.setdefault(_suite_of(rows).name, []).append(dict(rows))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    for tables in found.values():
+        counts = Counter(key for rows in tables for key, row in rows.items() if row.get("value") is not None)
+        if twice := [key for key, count in counts.items() if count > 1]:
+            raise ValueError(f"{twice[0]} is in two files; valid is one")
+        for rows in tables:
+            for key in [k for k, row in rows.items() if row.get("value") is None and k in counts]:
+                del rows[key]
+    return {name: [rows for rows in tables if rows] for name, tables in found.items()}
 
 
 def _suite_of(rows: Mapping[str, Row]) -> Suite:

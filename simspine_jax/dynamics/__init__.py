@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from simspine_jax.dynamics.contact import Contacts, Floor, contact_forces, floor_under_feet
 from simspine_jax.dynamics.equations import (
     InverseDynamics,
     JointForces,
@@ -24,9 +25,11 @@ from simspine_jax.dynamics.simulation import (
 )
 
 __all__ = [
+    "Contacts",
     "CoordinateMotion",
     "DynamicModel",
     "ExternalWrenches",
+    "Floor",
     "InverseDynamics",
     "JointForces",
     "MassProperties",
@@ -36,7 +39,9 @@ __all__ = [
     "accelerations",
     "build_dynamic_model",
     "centre_of_mass",
+    "contact_forces",
     "differentiate",
+    "floor_under_feet",
     "inverse_dynamics",
     "load_dynamic_model",
     "lowpass_iir",

@@ -8,7 +8,7 @@ mass matrix M, the bias b, stiffness K and damping D (both diagonal) and the ref
     (M + h D + h² K) v⁺ = M v + h (K (r⁺ − q) + D r'⁺ − b),   q⁺ = q + h v⁺
 
 which is stable for springs of any stiffness (Tan, Liu and Turk, Stable proportional-derivative controllers,
-2011).
+2011). A floor adds its own terms; see `contact`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from simspine_jax.arrays import Array, Float
+from simspine_jax.dynamics.contact import Floor, implicit_contact
 from simspine_jax.dynamics.equations import equations_of_motion
 from simspine_jax.dynamics.model import DynamicModel
 from simspine_jax.errors import ShapeError
@@ -97,6 +98,7 @@ def simulate(
     reference: Reference,
     step_s: float,
     *,
+    floor: Floor | None = None,
     keep: bool = True,
 ) -> SimulationState:
     """Bodies that follow a reference by their controllers, with passive joints.
@@ -106,9 +108,10 @@ def simulate(
         start: of each body.
         passive: pulls to the model's default pose, and brakes.
         tracking: pulls to the reference and its speeds. At the root it is a hand that holds the body: without
-            it the body falls, as nothing here touches the ground.
+            it the body falls, on the floor if there is one.
         reference: one row for each step.
         step_s: s.
+        floor: that points of the body touch, such as `contact.floor_under_feet`; None for none.
         keep: whether all steps come back; else only the last.
 
     Returns:
@@ -128,9 +131,8 @@ def simulate(
 
     def advance(state, target):
         aim, aim_rate = (jnp.broadcast_to(x, (*batch, count)).reshape(-1, count).T for x in target)
-        new = _step(
-            model, state, passive, tracking, (aim.astype(q.dtype), aim_rate.astype(q.dtype)), rest, step_s
-        )
+        aims = aim.astype(q.dtype), aim_rate.astype(q.dtype)
+        new = _step(model, state, passive, tracking, aims, rest, step_s, floor)
         return new, new if keep else None
 
     flat = q.reshape(-1, count).T, speeds.reshape(-1, count).T
@@ -148,6 +150,7 @@ def _step(
     target: tuple[Array, Array],
     rest: Float[Array, " Q"],
     step_s: float | Array,
+    floor: Floor | None,
 ) -> tuple[Float[Array, "Q T"], Float[Array, "Q T"]]:
     q, speeds = state
     column = partial(_column, like=q)
@@ -160,7 +163,11 @@ def _step(
     momentum = jnp.einsum("ijt,jt->it", matrix, speeds, precision="highest")
     implicit = step_s * damping + step_s**2 * stiffness
     matrix = matrix + implicit[:, :, None] * jnp.eye(len(q), dtype=q.dtype)[:, :, None]
-    new = solve_spd(matrix, momentum + step_s * (pull - equations.bias))
+    right = momentum + step_s * (pull - equations.bias)
+    if floor is not None:
+        added, pushed = implicit_contact(model, floor, q, speeds, step_s)
+        matrix, right = matrix + added, right + pushed
+    new = solve_spd(matrix, right)
     return q + step_s * new, new
 
 

@@ -185,6 +185,39 @@ def test_the_readme_takes_a_suite_with_its_parts():
         readme._suite_of(rows | {"pipeline/oracle_mpjpe_mm": row(0.0)})
 
 
+def test_a_suite_goes_into_the_readme_in_parts(tmp_path):
+    from benchmarks import readme
+
+    def written(name, key, value, commit, **more):
+        path = tmp_path / name
+        origin = {
+            "machine": {"cpu": "x", "cores": 2, "device": "cpu"},
+            "versions": {"jax": "1"},
+            "commit": commit,
+        }
+        rows = [row(value, key) | origin | {"data": "synthetic"}]
+        rows += [row(None, k) | origin | {"skipped": why} for k, why in more.items()]
+        metrics.write_rows(path, rows)
+        return str(path)
+
+    late = {"lifting/oks_parity_max": "later"}
+    first = written("a.json", "multiview/truth/robust/all_mpjpe_mm", 0.01, "c0ffee", **late)
+    second = written("b.json", "lifting/oks_parity_max", 0.0, "facade")
+    text, everything = tmp_path / "README.md", tmp_path / "RESULTS.md"
+    text.write_text("a\n<!-- benchmark:lifting:begin -->\nold\n<!-- benchmark:lifting:end -->\nz\n")
+    everything.write_text("# All rows\n\n## dataset\n\nkept\n\n## lifting\n\nold\n")
+    places = ["--readme", str(text), "--all", str(everything)]
+    assert readme.main([first, second, *places]) == 0
+    for page in (text.read_text(), everything.read_text()):
+        assert page.count("| row |") == 2
+        assert "commit c0ffee" in page
+        assert "commit facade" in page
+        assert "later" not in page
+        assert "old" not in page
+    assert "## dataset\n\nkept\n\n## lifting" in everything.read_text()
+    assert readme.main([second, second, *places]) == 2
+
+
 def test_peers_take_turns_and_the_least_time_counts():
     calls = []
     best = metrics.interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
