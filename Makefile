@@ -62,7 +62,7 @@ format: $(STAMP)
 	$(RUN)/ruff format
 
 bench: $(STAMP)
-	$(RUN)/python -m benchmarks kinematics pipeline dataset lifting detection --json benchmarks/results.json $(COMPARE)
+	$(RUN)/python -m benchmarks kinematics pipeline dataset lifting detection fitting --json benchmarks/results.json $(COMPARE)
 
 clean:
 	rm -rf $(VENV) demo_output build dist .pytest_cache .ruff_cache .hypothesis

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simspine_jax.cli_parsing import add_output
-from simspine_jax.cli_training import RUNS, load_spine, with_bar
+from simspine_jax.cli_training import RUNS, left_behind, load_spine, with_bar
 from simspine_jax.errors import MissingDependencyError, SimspineError, listed
 from simspine_jax.tables import TABLE_FORMATS
 
@@ -447,6 +447,4 @@ def _resumable(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"the last checkpoint is in {folder}, and the same command continues from it"
-        ) from None
+        raise KeyboardInterrupt(left_behind(folder)) from None

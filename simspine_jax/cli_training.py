@@ -37,7 +37,8 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         "spinepose_m, spinepose_l, rtmpose_m, hrnet_w32, vitpose_b, spinepose_s_short; or a file that sets "
         "RUN"))  # fmt: skip
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=(
-        "settings of the run, such as data.source=truth"))  # fmt: skip
+        "settings of the run, such as steps=500, optimiser.learning_rate=5e-4, and data.source=truth for "
+        "exact 2D keypoints; a name that isn't one lists them all"))  # fmt: skip
     parser.add_argument("--steps", type=int, metavar="N", help="the same as --set steps=N")
     parser.add_argument("--weights", type=Path, metavar="DIR", help=(
         "folder of a training, or of imported weights, that a detector begins with"))  # fmt: skip
@@ -65,11 +66,19 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 def add_lift_arguments(parser: argparse.ArgumentParser) -> None:
     """What ``simspine lift`` takes."""
     parser.add_argument("keypoints", type=Path, metavar="KEYPOINTS", help=(
-        "an .npz, COCO results (.json), or a folder with a folder of JSON files a camera"))  # fmt: skip
+        "OpenPose's JSON files of a camera in a folder, a folder of such folders, COCO results of one camera "
+        "(.json), or an .npz with camera_names [V], keypoint_names [K], positions [T V K 2] px, confidence "
+        "[T V K], rate_hz, first_frame; in pictures of the size of the training's"))  # fmt: skip
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="folder of a training")
     parser.add_argument("--camera", type=Path, metavar="FILE", help=(
-        "calibration (.toml, .qca.txt, .yml, .xml, .json); the kinematic lifter needs it"))  # fmt: skip
-    parser.add_argument("--view", metavar="NAME", help="which camera, where there are several")
+        "calibration (.toml, .qca.txt, .yml, .xml, .json): results are in the ground's axes, Y up, and not "
+        "in the camera's turned to Y up; the kinematic lifter needs it, and tells the place too"
+    ))  # fmt: skip
+    parser.add_argument(
+        "--view",
+        metavar="NAME",
+        help="which camera, where there are several, as the keypoints or the calibration call it",
+    )
     parser.add_argument("--subject", metavar="NAME", help="in h36m_cameras.json")
     parser.add_argument("--schema", metavar="NAME", help="order of keypoints, such as BODY_25B")
     parser.add_argument("--rate", type=float, metavar="HZ", help="of files that don't say it")
@@ -81,6 +90,8 @@ def train(arguments: argparse.Namespace, note: Note) -> int:
     from simspine_jax.training.run import Run, load_config, with_settings
 
     settings = [*arguments.set, *([] if arguments.steps is None else [f"steps={arguments.steps}"])]
+    if arguments.steps is not None and any(s.partition("=")[0].strip() == "steps" for s in arguments.set):
+        raise SimspineError("--steps and --set steps= were both given; valid is one of them")
     run = with_settings(load_config(arguments.config), settings)
     folder = arguments.out or RUNS / run.name
     if isinstance(run, Run):
@@ -95,13 +106,22 @@ def train(arguments: argparse.Namespace, note: Note) -> int:
     try:
         done = with_bar(run, arguments.quiet, action)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"the last checkpoint is in {folder}, and the same command continues from it"
-        ) from None
+        raise KeyboardInterrupt(left_behind(folder)) from None
     if not arguments.quiet:
         losses = ", ".join(f"{name} {value:.4g}" for name, value in done.losses.items())
         print(f"{folder}: {done.steps} steps, {done.seconds:.0f} s" + (f"; last {losses}" if losses else ""))
     return 0
+
+
+def left_behind(folder: Path) -> str:
+    """What an interrupted training leaves."""
+    from simspine_jax.training.checkpoints import saved_steps
+    from simspine_jax.training.loop import FOLDER
+
+    steps = saved_steps(folder / FOLDER)
+    if not steps:
+        return f"no checkpoint was saved in {folder} yet, and the same command begins anew"
+    return f"the checkpoint of step {steps[-1]} is in {folder}, and the same command continues from it"
 
 
 def _lifter_training(
@@ -142,11 +162,15 @@ def with_bar(run: Run | DetectorRun, quiet: bool, action: Callable[[Progress], A
         return action(progress)
 
 
+LINE_S = 15.0
+"""Between lines of progress in a file, at least, but for those of checkpoints."""
+
+
 class _Lines:
-    """A `Progress` that writes a line at each checkpoint."""
+    """A `Progress` that writes a line now and then and at each checkpoint."""
 
     def __init__(self, run: Run | DetectorRun) -> None:
-        self._run, self._first = run, (-1, 0.0)
+        self._run, self._first, self._last = run, (-1, 0.0), time.perf_counter()
 
     def __call__(self, done: int, losses: dict[str, float]) -> None:
         interrupts.check()
@@ -154,7 +178,8 @@ class _Lines:
         if first < 0:
             # The first steps had to be compiled, and are no part of the rate.
             self._first = done, time.perf_counter()
-        elif done % self._run.save_every == 0 and done > first:
+        elif done > first and (done % self._run.save_every == 0 or time.perf_counter() - self._last > LINE_S):
+            self._last = time.perf_counter()
             rate = (done - first) / (time.perf_counter() - began)
             left = (self._run.steps - done) / rate / 60
             told = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
@@ -258,14 +283,17 @@ def _pictures(run: DetectorRun, arguments: argparse.Namespace, note: Note) -> tu
 
 def lift(arguments: argparse.Namespace, note: Note) -> int:
     """Lifts a file."""
-    from simspine_jax.pipeline.lift import lift_view, read_camera, read_view, write_lifted
+    from simspine_jax.pipeline.lift import lift_view, read_camera, read_view, view_remarks, write_lifted
 
     view = read_view(arguments.keypoints, arguments.view, schema=arguments.schema, rate_hz=arguments.rate)
-    camera = read_camera(arguments.camera, view.camera_names[0], arguments.subject)
+    camera = read_camera(arguments.camera, arguments.view or view.camera_names[0], arguments.subject)
     run, model, _ = _load(arguments.checkpoint, note)
+    for remark in view_remarks(run, model, view):
+        note(remark)
     trial = lift_view(run, model, view, camera)
     written = write_lifted(arguments.out, trial, load_spine)
-    print(", ".join(map(str, written)) + f": {len(trial.times)} frames at {trial.rate_hz:g} Hz")
+    told = f"{len(trial.times)} frames at {trial.rate_hz:g} Hz, {trial.frame}"
+    print(", ".join(map(str, written)) + f": {told}")
     return 0
 
 

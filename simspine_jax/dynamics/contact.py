@@ -1,7 +1,8 @@
 """A flat floor under points of the body, for forward simulation.
 
 At a point that is d below the floor the normal force is ``k d (1 + c v)`` while it sinks by v, after Hunt and
-Crossley (Coefficient of restitution interpreted as damping in vibroimpact, 1975), and ``k d`` while it rises; friction is ``mu k d v_t / sqrt(v_t^2 + v_s^2)`` against its slip v_t, which is Coulomb's beyond the
+Crossley (Coefficient of restitution interpreted as damping in vibroimpact, 1975), and ``k d`` while it rises;
+friction is ``mu k d v_t / sqrt(v_t^2 + v_s^2)`` against its slip v_t, which is Coulomb's beyond the
 speed v_s and viscous below it. A step takes the forces at its end, linearised, as it does with joint springs,
 so that stiff floors need no short steps:
 

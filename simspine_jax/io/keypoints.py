@@ -218,6 +218,9 @@ def read_openpose_folder(
     if not root.is_dir():
         raise malformed(folder, None, "this is not a folder", "a folder with one for each camera")
     cameras = {}
+    if own := sorted(root.glob("*.json")):
+        # The folder of one camera.
+        return _assembled(folder, {root.name: _read_frames(own)}, schema, rate_hz)
     for inner in sorted(path for path in root.iterdir() if path.is_dir()):
         files = sorted(inner.glob("*.json"))
         if files:
@@ -309,8 +312,10 @@ def read_keypoints_npz(path: PathLike) -> Keypoints2D:
         )
     except KeyError as error:
         raise malformed(
-            path, None, f"it has no array {error}", "keypoints as this library writes them"
-        ) from None
+            path, None, f"it has no array {error}",
+            "an NPZ with camera_names [V], keypoint_names [K], positions [T V K 2] in px, confidence "
+            "[T V K], rate_hz and first_frame",
+        ) from None  # fmt: skip
     except (TypeError, ValueError, ShapeError) as error:
         raise malformed(path, None, one_line(str(error)).split(";")[0], "keypoints of one person") from None
 

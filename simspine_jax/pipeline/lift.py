@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from simspine_jax.lifting.body import SIZE_GROUPS
 from simspine_jax.lifting.kinematic import KinematicLifter
 from simspine_jax.lifting.observations import Lifted, LiftedBody, Observation
 from simspine_jax.motions import Motion, write_motion
+from simspine_jax.pipeline.sources import camera_of
 from simspine_jax.skeleton import KEYPOINT_NAMES, TRC_NAMES, trc_name
 from simspine_jax.training.data import KEYPOINTS
 from simspine_jax.training.evaluation import lift as lift_batch
@@ -57,6 +58,7 @@ class LiftedTrial:
             where the camera's place is known and the lifter tells the root's, else from the root keypoint.
         q: ``[T Q]`` free coordinates of the spine model, rad and m; None without a body.
         log_scales: ``[G]`` of `SIZE_GROUPS`, one for the whole sequence; None without a body.
+        frame: of the positions, in words.
     """
 
     times: NDArray[np.float64]
@@ -65,14 +67,16 @@ class LiftedTrial:
     positions: NDArray[np.float64]
     q: NDArray[np.float64] | None = None
     log_scales: NDArray[np.float64] | None = None
+    frame: str = ""
 
 
 def read_view(path: Path, view: str | None, *, schema: str | None, rate_hz: float | None) -> Keypoints2D:
     """The keypoints of one camera.
 
     Args:
-        path: an ``.npz``, a COCO results ``.json``, or a folder with a folder of OpenPose's files a camera.
-        view: the camera's name; None where there is one.
+        path: an ``.npz``, a COCO results ``.json``, a folder with OpenPose's files, or one of such folders.
+        view: the camera's name, or a part of it that is no other's, as the calibration may have it; None
+            where there is one camera.
         schema: order of keypoints, where files don't say it.
         rate_hz: frames per second, likewise.
 
@@ -97,22 +101,30 @@ def read_view(path: Path, view: str | None, *, schema: str | None, rate_hz: floa
         raise SimspineError(
             f"{place(path)} has {len(names)} cameras; valid is --view with one of {', '.join(names)}"
         )
-    if view is not None and view not in names:
-        raise UnknownNameError("Camera", view, place(path), names)
+    i = 0 if view is None or len(names) == 1 else _view_of(view, names)
+    if i is None:
+        raise UnknownNameError("Camera", str(view), place(path), names)
     rate = rate_hz or found.rate_hz
     if rate is None:
         raise SimspineError(
             f"{place(path)} does not say its frame rate; valid is --rate with frames per second"
         )
-    i = names.index(view) if view is not None else 0
     return Keypoints2D(
         (names[i],), found.keypoint_names, found.positions[:, i : i + 1], found.confidence[:, i : i + 1],
         rate, found.first_frame,
     )  # fmt: skip
 
 
+def _view_of(view: str, names: Sequence[str]) -> int | None:
+    """Which of the keypoints' cameras is meant, by their names or the calibration's."""
+    if view in names:
+        return names.index(view)
+    meant = [i for i, name in enumerate(names) if camera_of(name, [view]) is not None]
+    return meant[0] if len(meant) == 1 else None
+
+
 def read_camera(path: Path | None, view: str, subject: str | None) -> Cameras | None:
-    """The camera of a view: the one of its name, or the only one of the calibration.
+    """The camera of a view: the one that its name means (see `sources.matched_views`), or the only one.
 
     Raises:
         FileFormatError: the calibration can't be read.
@@ -121,7 +133,42 @@ def read_camera(path: Path | None, view: str, subject: str | None) -> Cameras | 
     if path is None:
         return None
     cameras = read_cameras(path, subject=subject)
-    return cameras if len(cameras.names) == 1 else cameras.select([view])
+    if len(cameras.names) == 1:
+        return cameras
+    meant = camera_of(view, cameras.names)
+    return cameras.select([view if meant is None else cameras.names[meant]])
+
+
+SEEN_SHARE = 0.05
+"""Of frames; a keypoint that fewer show counts as not detected."""
+
+FAR_DEVIATIONS = 3.0
+"""Of the training's pixels; keypoints that are so far off on average are of other pictures."""
+
+
+def view_remarks(run: Run, model: LifterModule, view: Keypoints2D) -> list[str]:
+    """What makes a result doubtful: keypoints that aren't there, and pictures unlike the training's."""
+    names = tuple(trc_name(name) for name in KEYPOINTS[run.data.keypoints])
+    seen = _observation(run, view, names, None)
+    mask = np.asarray(seen.mask)
+    remarks = []
+    if lost := [name for name, share in zip(names, mask.mean(axis=0), strict=True) if share < SEEN_SHARE]:
+        remarks.append(
+            f"{len(lost)} of the lifter's {len(names)} keypoints are not in the file ({listed(lost, 6)}); "
+            "where they are is a guess of the lifter's"
+        )
+    held = getattr(model, "statistics", None)
+    statistics = None if held is None else held.get_value()
+    if statistics is not None and not isinstance(model, KinematicLifter):  # which sees rays
+        off = (np.asarray(seen.pixels) - np.asarray(statistics.mean_2d)) / np.asarray(statistics.std_2d)
+        spread = float(np.sqrt(np.mean(off[mask] ** 2)))
+        if spread > FAR_DEVIATIONS:
+            remarks.append(
+                f"the keypoints are {spread:.1f} deviations of the training's pixels away from their mean; "
+                "this lifter sees pixels, so pictures of another size or cameras of another kind need to be "
+                "scaled, or another training"
+            )
+    return remarks
 
 
 def lift_view(run: Run, model: LifterModule, view: Keypoints2D, camera: Cameras | None) -> LiftedTrial:
@@ -222,7 +269,9 @@ def _trial(
         local = local + np.asarray(pose.root, np.float64)[:, None]
     positions = np.where(known[:, None, None], local @ turn.T + shift, np.nan)
     times = (view.first_frame + np.arange(len(local))) / view.rate_hz
-    trial = LiftedTrial(times, view.rate_hz, names, positions)
+    axes = "the camera's axes turned to Y up" if camera is None else "ground's axes (Y up)"
+    origin = "the ground's origin" if pose is not None and camera is not None else "the root keypoint"
+    trial = LiftedTrial(times, view.rate_hz, names, positions, frame=f"in m from {origin}, {axes}")
     if pose is None or not isinstance(model, KinematicLifter):
         return trial
     q = _with_root(model, pose, turn, positions[:, TRC_NAMES.index("Hip")])
@@ -295,7 +344,7 @@ def _write_motion(path: Path, trial: LiftedTrial, spine: Callable[[], SpineModel
 def _arrays(trial: LiftedTrial) -> dict[str, NDArray]:
     arrays = {
         "times": trial.times, "rate_hz": np.array(trial.rate_hz), "positions": trial.positions,
-        "keypoint_names": np.array(trial.keypoint_names),
+        "keypoint_names": np.array(trial.keypoint_names), "frame": np.array(trial.frame),
     }  # fmt: skip
     if trial.q is not None and trial.log_scales is not None:
         groups = np.array([group.name for group in SIZE_GROUPS])

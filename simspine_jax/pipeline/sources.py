@@ -315,7 +315,7 @@ def _order_of_cameras(
     if in_order and len(found.camera_names) != len(cameras.names):
         raise SimspineError(f"{has}; valid are as many in both, with --cameras-in-order")
     names = (
-        range(len(cameras.names)) if in_order else [_camera_of(n, cameras.names) for n in found.camera_names]
+        range(len(cameras.names)) if in_order else [camera_of(n, cameras.names) for n in found.camera_names]
     )
     order = [camera for camera in names if camera is not None]
     if len(order) < max(len(found.camera_names), 2) or len(set(order)) < len(order):
@@ -326,7 +326,8 @@ def _order_of_cameras(
     return order
 
 
-def _camera_of(name: str, cameras: Sequence[str]) -> int | None:
+def camera_of(name: str, cameras: Sequence[str]) -> int | None:
+    """Which of some cameras a name means, see `matched_views`; None where that isn't clear."""
     for whole in (name, name.removesuffix("_json")):
         if whole in cameras:
             return cameras.index(whole)

@@ -31,6 +31,13 @@ _FAULTS = (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeErro
 Note = Callable[[str], None]
 
 
+def saved_steps(folder: Path) -> list[int]:
+    """Steps of the finished checkpoints in a folder, ascending; unfinished ones have other names."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+
 class Checkpoints:
     """The checkpoints in a folder.
 
@@ -50,7 +57,7 @@ class Checkpoints:
             import orbax.checkpoint as ocp
         except ImportError:
             raise MissingDependencyError("orbax-checkpoint", "training", "Training") from None
-        self._ocp, self.folder, self._note = ocp, folder.resolve(), note
+        self._ocp, self.folder, self.note = ocp, folder.resolve(), note
         if read_only and not folder.is_dir():
             raise FileFormatError(
                 f"{place(folder)}: there are no checkpoints; valid is the folder of a training"
@@ -143,11 +150,15 @@ class Checkpoints:
     def restore_all(self, like: TrainState, data: BatchState | None = None) -> tuple[TrainState, Any] | None:
         """The same with the ``place`` that was saved beside it, None where there was none."""
         steps = self.steps
+        damaged = False
         for step in reversed(steps):
             found = self._restored(step, like)
             if isinstance(found, str):
-                self._note(f"the checkpoint of step {step} in {place(self.folder)} is damaged ({found})")
+                damaged = True
+                self.note(f"the checkpoint of step {step} in {place(self.folder)} is damaged ({found})")
                 continue
+            if damaged:
+                self.note(f"the checkpoint of step {step} is used")
             arrays, about = found
             if data is not None:
                 self._check_data(about, data)
@@ -217,7 +228,7 @@ class Checkpoints:
         try:
             self._manager.close()
         except _FAULTS:
-            self._note(f"the last checkpoint in {place(self.folder)} was not finished")
+            self.note(f"the last checkpoint in {place(self.folder)} was not finished")
 
     def _tried(self, done: str, action: Callable[[], Any]) -> Any:
         try:

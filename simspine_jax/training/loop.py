@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol
 
@@ -135,11 +135,26 @@ def check_same_run(folder: Path, run: Run) -> None:
 def check_same(folder: Path, older: Any, run: Any) -> None:
     """The same of a run of any kind, and the one that the folder holds."""
     free = {"keep": run.keep, "save_every": run.save_every, "log_every": run.log_every}
-    if replace(older, **free, expected=run.expected) != run:
+    if (before := replace(older, **free, expected=run.expected)) != run:
+        told = "; ".join(_differences(before, run)) or "another kind of model"
         raise SimspineError(
-            f"{place(folder)} holds the training of another run, {older.name} with other settings; "
+            f"{place(folder)} holds the training of another run, {older.name} with other settings ({told}); "
             "valid is the same run, which goes on, or another folder"
         )
+
+
+def _differences(older: Any, run: Any, within: str = "") -> list[str]:
+    """Settings that two runs have unlike."""
+    if type(older) is not type(run):
+        return [f"{within.rstrip('.') or 'the run'} is of another kind"]
+    found = []
+    for name in (f.name for f in fields(older)):
+        a, b = getattr(older, name), getattr(run, name)
+        if is_dataclass(a) and is_dataclass(b):
+            found += _differences(a, b, f"{within}{name}.")
+        elif a != b:
+            found.append(f"{within}{name} {a} there, {b} here")
+    return found
 
 
 class Learner(Protocol):
@@ -229,6 +244,10 @@ def _train(
     state = jax.device_put(state, replicated(learner.mesh))
     done = int(state.step)
     learner.begin(done, place)
+    if 0 < done < run.steps:
+        checkpoints.note(f"the training goes on after step {done} of {run.steps}")
+    elif done >= run.steps:
+        checkpoints.note("the training was complete")
     logs, began, means = Logs(folder / LOGS, done), time.perf_counter(), {}
     try:
         while done < run.steps:

@@ -237,7 +237,7 @@ def _changed(part: Any, value: Any, first: str, rest: list[str], text: str, whol
     hints = typing.get_type_hints(type(part))
     valid = [n for n in hints if n != "expected"]
     if first not in valid or (rest and not dataclasses.is_dataclass(value)):
-        raise UnknownNameError("Setting", whole, type(part).__name__, valid)
+        raise UnknownNameError("Setting", whole, type(part).__name__, _setting_names(part))
     if rest:
         inner, *deeper = rest
         new = _changed(value, getattr(value, inner, None), inner, deeper, text, whole)
@@ -246,6 +246,17 @@ def _changed(part: Any, value: Any, first: str, rest: list[str], text: str, whol
         names = [f"{whole}.{f.name}" for f in dataclasses.fields(value)]
         raise SimspineError(f"The setting {whole} is a group; valid are {', '.join(names)}")
     return _parsed(text, hints[first], whole)
+
+
+def _setting_names(part: Any, before: str = "") -> list[str]:
+    """Names of all settings of a run or of a part of it."""
+    names = []
+    for field_ in dataclasses.fields(part):
+        if (value := getattr(part, field_.name)) is not None and dataclasses.is_dataclass(value):
+            names += [] if field_.name == "expected" else _setting_names(value, f"{before}{field_.name}.")
+        elif field_.name != "expected":
+            names.append(before + field_.name)
+    return names
 
 
 def _parsed(text: str, hint: Any, name: str) -> Any:
@@ -333,6 +344,11 @@ def model_kind(path: PathLike) -> str:
     Raises:
         FileFormatError: it is missing, damaged, or of another version of this program.
     """
+    if not Path(path).exists():
+        raise FileFormatError(
+            f"{place(Path(path).parent)} is no folder of a training: it has no {Path(path).name}; valid is "
+            "what 'simspine train' made"
+        )
     try:
         return str(json.loads(read_text(path))["model"]["kind"])
     except (ValueError, KeyError, TypeError) as error:

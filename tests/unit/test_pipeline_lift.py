@@ -26,7 +26,7 @@ from simspine_jax.lifting.body import SpineBody
 from simspine_jax.lifting.kinematic import KinematicLifter, KinematicOptions
 from simspine_jax.lifting.simple_baseline import SimpleBaseline, SimpleBaselineOptions
 from simspine_jax.motions import read_motion
-from simspine_jax.pipeline.lift import lift_view, read_camera, read_view, write_lifted
+from simspine_jax.pipeline.lift import lift_view, read_camera, read_view, view_remarks, write_lifted
 from simspine_jax.skeleton import KEYPOINT_NAMES, TRC_NAMES
 from simspine_jax.training.run import Expected, Run
 
@@ -85,6 +85,48 @@ def test_views_are_read_from_npz_and_json_and_named(tmp_path: Path) -> None:
         read_view(tmp_path / "pose.txt", None, schema=None, rate_hz=25)
 
 
+def test_cameras_go_by_the_names_of_either_file(tmp_path: Path) -> None:
+    pose = two_views()
+    first, second = pose.camera_names
+    write_cameras_toml(tmp_path / "rig.toml", make_rig(0))
+    folders = dataclasses.replace(pose, camera_names=(f"{first}_json", f"{second}_json"))
+    write_keypoints_npz(tmp_path / "pose.npz", folders)
+    for view in (second, f"{second}_json"):
+        found = read_view(tmp_path / "pose.npz", view, schema=None, rate_hz=None)
+        np.testing.assert_array_equal(found.positions[:, 0], pose.positions[:, 1])
+        camera = read_camera(tmp_path / "rig.toml", found.camera_names[0], None)
+        assert camera is not None
+        assert camera.names == (second,)
+
+
+def test_a_folder_of_one_camera_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "front_json"
+    folder.mkdir()
+    numbers = np.tile([500.0, 400.0, 0.9], (37, 1))
+    for frame in range(3):
+        person = {"people": [{"pose_keypoints_2d": (numbers + frame).ravel().tolist()}]}
+        (folder / f"front_{frame:06d}.json").write_text(json.dumps(person))
+    found = read_view(folder, None, schema=None, rate_hz=25)
+    assert found.camera_names == ("front_json",)
+    np.testing.assert_allclose(found.positions[:, 0, 0], [[500, 400], [501, 401], [502, 402]])
+
+
+def test_what_makes_a_lifted_trial_doubtful_is_told() -> None:
+    model = simple()
+    view = one_view()
+    assert view_remarks(SIMPLE, model, view) == []
+    statistics = model.statistics.get_value()
+    far = dataclasses.replace(view, positions=view.positions + 5 * float(np.max(statistics.std_2d)))
+    (told,) = view_remarks(SIMPLE, model, far)
+    assert "pictures of another size" in told
+    few = dataclasses.replace(
+        view, keypoint_names=TRC_NAMES[:17], positions=view.positions[:, :, :17],
+        confidence=view.confidence[:, :, :17],
+    )  # fmt: skip
+    (told,) = view_remarks(SIMPLE, model, few)
+    assert told.startswith("20 of the lifter's 37 keypoints are not in the file")
+
+
 def one_view(name: str | None = None) -> Keypoints2D:
     whole = two_views()
     i = whole.camera_names.index(name) if name else 0
@@ -99,6 +141,7 @@ def test_a_simple_lifter_writes_positions_and_no_angles(tmp_path: Path) -> None:
     written = write_lifted(tmp_path / "walk", trial, lambda: pytest.fail("there is no body"))
     assert [p.name for p in written] == ["walk.npz", "walk.trc"]
     trc, arrays = read_trc(written[1]), read_npz(written[0])
+    assert str(arrays["frame"]) == "in m from the root keypoint, the camera's axes turned to Y up"
     np.testing.assert_allclose(trc.positions, arrays["positions"], atol=1e-6)
     assert np.isnan(trc.positions[4]).all()
     assert np.isfinite(np.delete(trc.positions, 4, axis=0)).all()

@@ -13,7 +13,7 @@ import pytest
 from training_program import RUN
 
 from simspine_jax.errors import FileFormatError, SimspineError
-from simspine_jax.training.checkpoints import Checkpoints, hashes_of, named_leaves
+from simspine_jax.training.checkpoints import Checkpoints, hashes_of, named_leaves, saved_steps
 from simspine_jax.training.models import build_lifter, empty_statistics
 from simspine_jax.training.run import with_settings
 from simspine_jax.training.state import TrainState, data_state, initial_state
@@ -131,10 +131,19 @@ def test_a_training_goes_on_from_the_last_good_one_and_writes_the_step_again(
     state = checkpoints.restore(like, data_state(0, RUN, COUNT))
     assert state is not None
     assert int(state.step) == 8
-    assert len(told) == 1
+    assert len(told) == 2
+    assert "step 16" in told[0]
+    assert told[1] == "the checkpoint of step 8 is used"
     checkpoints.save(at(like, 16), data_state(16, RUN, COUNT))
     checkpoints.close()
     assert restored(folder, like) == (16, [])
+
+
+def test_saved_steps_are_those_of_finished_checkpoints(written: Path, tmp_path: Path) -> None:
+    folder = copied(written, tmp_path / "run")
+    (folder / "24.orbax-checkpoint-tmp").mkdir()
+    assert saved_steps(folder) == [8, 16]
+    assert saved_steps(tmp_path / "nowhere") == []
 
 
 def test_where_none_is_good_it_says_so(written: Path, like: TrainState, tmp_path: Path) -> None:
