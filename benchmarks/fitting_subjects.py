@@ -69,7 +69,7 @@ class Found:
     @property
     def converged(self) -> bool:
         """Whether it came to an end where it should."""
-        return self.status == FitStatus.CONVERGED and self.spine_mm < DIVERGED_MM
+        return self.status == FitStatus.CONVERGED and self.spine_mm < min(DIVERGED_MM, self.chain_mm)
 
 
 def accuracy(place: Workplace) -> Iterator[Measurement]:
@@ -81,7 +81,7 @@ def accuracy(place: Workplace) -> Iterator[Measurement]:
     yield Measurement(
         "fitting/seeds_converged", float(len(found) - len(lost)), data,
         f"Of {len(found)}; started by the chain on the detections; converged to tolerance, spine MPJPE "
-        f"below {DIVERGED_MM:g} mm.",
+        f"below {DIVERGED_MM:g} mm and the chain's.",
         {"lost": lost, "status": {f.seed: f.status.name for f in found}},
     )  # fmt: skip
 

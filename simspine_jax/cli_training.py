@@ -286,7 +286,7 @@ def lift(arguments: argparse.Namespace, note: Note) -> int:
     from simspine_jax.pipeline.lift import lift_view, read_camera, read_view, view_remarks, write_lifted
 
     view = read_view(arguments.keypoints, arguments.view, schema=arguments.schema, rate_hz=arguments.rate)
-    camera = read_camera(arguments.camera, arguments.view or view.camera_names[0], arguments.subject)
+    camera = read_camera(arguments.camera, view.camera_names[0], arguments.subject, arguments.view)
     run, model, _ = _load(arguments.checkpoint, note)
     for remark in view_remarks(run, model, view):
         note(remark)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from simspine_jax.arrays import Array, Float
-from simspine_jax.dynamics.contact import Floor, implicit_contact
+from simspine_jax.dynamics.contact import Floor, pushes_of
 from simspine_jax.dynamics.equations import equations_of_motion
 from simspine_jax.dynamics.model import DynamicModel
 from simspine_jax.errors import ShapeError
@@ -164,10 +164,14 @@ def _step(
     implicit = step_s * damping + step_s**2 * stiffness
     matrix = matrix + implicit[:, :, None] * jnp.eye(len(q), dtype=q.dtype)[:, :, None]
     right = momentum + step_s * (pull - equations.bias)
-    if floor is not None:
-        added, pushed = implicit_contact(model, floor, q, speeds, step_s)
-        matrix, right = matrix + added, right + pushed
-    new = solve_spd(matrix, right)
+    if floor is None:
+        new = solve_spd(matrix, right)
+    else:
+        pushes = pushes_of(model, floor, q, speeds, step_s)
+        added, pushed = pushes.terms(step_s)
+        new = solve_spd(matrix + added, right + pushed)
+        added, pushed = pushes.without_pulls(new).terms(step_s)
+        new = solve_spd(matrix + added, right + pushed)
     return q + step_s * new, new
 
 

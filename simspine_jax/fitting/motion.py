@@ -3,7 +3,7 @@
 The prior on a coordinate's accelerations has a variance, which is chosen as the one that makes the data most
 likely (D. MacKay, Bayesian interpolation, 1992): the squares of the accelerations that are found, over the
 number of them that the data, and not the prior, determine. Still joints are smoothed over long times by it,
-quick ones over short times.
+quick ones over short times. Frames in which a coordinate is held at a bound say nothing of it.
 """
 
 from __future__ import annotations
@@ -39,12 +39,13 @@ def acceleration_variances(
         theta: the shared vector likewise; what isn't known of it has no part.
     """
     e = all_equations(setting, whole, q, theta)
-    factor, _ = factorised(whole, e, held_at_bounds(whole, e, q), 0.0)
+    held = held_at_bounds(whole, e, q)
+    factor, _ = factorised(whole, e, held, 0.0)
     own, near, far = (jnp.moveaxis(x, 1, 0) for x in neighbour_covariances(factor.banded))
     middle = own[:, 2:] + 4 * own[:, 1:-1] + own[:, :-2]
     spread = middle - 4 * near[:, 1:-1] - 4 * near[:, :-2] + 2 * far[:, :-2]
     bend = q[:, 2:] - 2 * q[:, 1:-1] + q[:, :-2]
-    there = stencils(whole.valid)[1][:, 2:, None]
+    there = stencils(whole.valid)[1][:, 2:, None] & ~(held[:, 2:] | held[:, 1:-1] | held[:, :-2])
     quartic = whole.rate_hz**4
     squares = jnp.sum(jnp.where(there, bend**2, 0.0), axis=1) * quartic
     left_open = jnp.sum(jnp.where(there, jnp.maximum(spread, 0.0), 0.0), axis=1) * quartic

@@ -86,7 +86,7 @@ class FitOptions:
         priors: of sizes, offsets, cameras and clocks.
         acceleration_std: of each free coordinate, rad/s^2 or m/s^2, from one frame to the next; but see
             `ALONE_ACCELERATION_STD`. A first guess where it is ``adaptive``.
-        adaptive: whether to find from each clip how fast each of its coordinates changes.
+        adaptive: whether to find from each clip how fast each of its coordinates changes; in float64 alone.
         pose_std: of inner coordinates from the model's default pose, rad or m; the root is free.
             The pull counts once in a clip, shared by its frames: counted in every frame, it would outweigh
             what is seen of someone who sits, and sizes and offsets would make up for it.
@@ -254,6 +254,8 @@ def fit_subject(
     if not seen.usable.any():
         none = Fitted(q, theta, jnp.asarray(jnp.nan), jnp.int32(0), jnp.asarray(False))
         return _result(setting, whole, none, seen, None, 1.0, FitStatus.TOO_LITTLE_DATA)
+    # Second differences of nearly equal variances are lost in float32.
+    adaptive = options.adaptive and q.dtype == jnp.float64
     noise = _Noise.first(seen, options)
     fitted, tau = None, 1.0
     for number in range(options.rounds):
@@ -270,7 +272,7 @@ def fit_subject(
         if not last and n_cameras:
             noise = noise if options.noise_px is not None else _Noise.found(seen, residual)
             tau = _correlation(seen, misses) if options.correlated else 1.0
-        if not last and options.adaptive:
+        if not last and adaptive:
             whole = _with_accelerations(setting, whole, fitted, alone=seen.by_one_camera)
         if tell is not None:
             tell(f"round {number + 1} of {options.rounds}: {int(fitted.steps)} steps, median reprojection "
@@ -440,17 +442,17 @@ def _whole(
     inner = np.ones(model.n_free)
     if model.root is not None:
         inner[_root_columns(model)] = 0.0
-    each = float(np.mean(seen.lengths))
+    pull = seen.usable / np.maximum(seen.usable.sum(axis=1, keepdims=True), 1)
     # The markers of padded frames are 0 and count for nothing.
     data = FrameData(
         jnp.asarray(seen.keypoints), jnp.zeros(seen.known.shape, dtype), jnp.asarray(seen.size),
         jnp.zeros(seen.keypoints.shape, dtype),
         jnp.asarray(seen.markers), jnp.asarray(seen.has_marker / options.marker_std_m**2, dtype),
-        jnp.asarray(seen.usable),
+        jnp.asarray(seen.usable), jnp.asarray(pull, dtype),
     )  # fmt: skip
     return Whole(
         data,
-        Fixed(model, rig, jnp.asarray(inner / (options.pose_std**2 * each), dtype)),
+        Fixed(model, rig, jnp.asarray(inner / options.pose_std**2, dtype)),
         jnp.asarray(prior.precision, dtype),
         jnp.asarray(prior.free, dtype),
         jnp.broadcast_to(

@@ -69,6 +69,7 @@ class FrameData:
         markers: metres, ground.
         marker_precision: 1 / m^2.
         usable: frames that count.
+        pull: share of the pull to the default pose that each frame has; 1 over a clip's usable frames.
     """
 
     keypoints: Float[Array, "*T V K 2"]
@@ -78,6 +79,7 @@ class FrameData:
     markers: Float[Array, "*T K 3"]
     marker_precision: Float[Array, "*T K"]
     usable: Bool[Array, "*T"]
+    pull: Float[Array, "*T"]
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Fixed:
     Attributes:
         model: generic.
         rig: as given.
-        pose_precision: ``[Q]`` of the pull to the default pose.
+        pose_precision: ``[Q]`` of the pull to the default pose, over a clip.
     """
 
     model: SpineModel
@@ -195,7 +197,7 @@ def cost_of(
         cost = cost + jnp.sum(_picture_cost(setting.layout, theta, seen, data)[0], axis=(1, 2))
     cost = cost + jnp.sum(_marker_cost(markers, data)[0], axis=1)
     cost = cost + 0.5 * jnp.sum(
-        fixed.pose_precision * (q - fixed.model.default_q.astype(q.dtype)) ** 2, axis=1
+        data.pull[:, None] * fixed.pose_precision * (q - fixed.model.default_q.astype(q.dtype)) ** 2, axis=1
     )
     for term in setting.terms:
         r = jax.vmap(term, in_axes=(0, 0, None))(q, markers, setting.layout.scale_factors(theta))
@@ -394,7 +396,7 @@ def _bias_equations(
 
 def _pose_prior(fixed: Fixed, data: FrameData, q: Array, sums: _Sums) -> _Sums:
     off = q - fixed.model.default_q.astype(q.dtype)
-    precision = jnp.where(data.usable[:, None], fixed.pose_precision, 0.0)
+    precision = jnp.where(data.usable[:, None], data.pull[:, None] * fixed.pose_precision, 0.0)
     diagonal = np.arange(q.shape[1])
     return sums._replace(
         cost=sums.cost + 0.5 * jnp.sum(precision * off**2, axis=1),

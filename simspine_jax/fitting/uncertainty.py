@@ -2,7 +2,7 @@
 
 Near its mode the posterior is taken as normal, with the inverse of the Gauss-Newton matrix as covariance:
 frames' blocks of it by `solvers.bordered`, and of what follows from poses and shared vector to first order.
-What the data don't determine keeps its prior's deviation, so it shows as unsure, not as found.
+What the data don't determine keeps the deviation that its priors leave, so it shows as unsure, not as found.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ For two normal parts of deviation 1 and c = 2 the estimate's variance is E[w^2 x
 (P. Huber, Robust Statistics, 1981, section 6.3), where the weights' mean alone gives 1 / E[w] = 1.384.
 """
 
-UNSEEN = 0.7
-"""An output whose deviation is more than this share of what it is without data counts as not seen."""
+LIFE = 0.5
+"""rad and m: about how far joints are from their default poses in life."""
 
-WEAKEST = 1e-6
-"""Precision of the root's coordinates without data: a deviation of a kilometre, or of many turns."""
+UNSEEN = 0.7
+"""A coordinate whose deviation s has a share s / sqrt(s^2 + LIFE^2) above this counts as not seen."""
 
 Output = Callable[[Float[Array, " Q"], Float[Array, "K 3"], Float[Array, "B 3"]], Float[Array, " M"]]
 """Anything that follows from a frame: (free coordinates, markers in ground, scale factors) -> numbers."""
@@ -59,8 +59,8 @@ class Uncertainty:
         pose_std: ``[C T Q]`` rad and m.
         marker_covariance: ``[C T K 3 3]`` of markers in ground, m^2.
         scale_std: ``[B 3]`` of scale factors.
-        observability: ``[Q]`` for each free coordinate the median share of its spread without data that the
-            data leave; near 0 it is seen well, near 1 not at all.
+        observability: ``[Q]`` for each free coordinate the median over frames of s / sqrt(s^2 + `LIFE`^2), s
+            being its deviation; near 0 it is seen well, near 1 not at all.
         fit: that this is of.
     """
 
@@ -119,7 +119,7 @@ def uncertainty_of(fit: SubjectFit) -> Uncertainty:
     if fit.status == FitStatus.TOO_LITTLE_DATA:
         raise ShapeError("The fit has too little data, so nothing can be said of its uncertainty")
     q = jnp.asarray(np.nan_to_num(fit.q), fit.theta.dtype)
-    poses, between, shared, without, markers = (
+    poses, between, shared, markers = (
         np.asarray(x, np.float64) for x in _covariances(fit.setting, fit.whole, q, fit.theta)
     )
     variance = np.diagonal(poses, axis1=-2, axis2=-1)
@@ -127,7 +127,7 @@ def uncertainty_of(fit: SubjectFit) -> Uncertainty:
     logs = np.sqrt(np.diagonal(shared)[: layout.n_scales]).reshape(-1, 3)[np.array(layout.body_segment)]
     free = np.asarray(fit.whole.free) > 0
     inside = np.isfinite(fit.q).all(-1)
-    share = np.sqrt(variance / without)[inside]
+    share = np.sqrt(variance / (variance + LIFE**2))[inside]
     return Uncertainty(
         poses,
         np.where(free[:, None] & free, shared, 0.0),
@@ -142,14 +142,14 @@ def uncertainty_of(fit: SubjectFit) -> Uncertainty:
 
 @partial(jax.jit, static_argnums=0)
 def _covariances(setting: Setting, whole: Whole, q: Array, theta: Array):
-    """Of poses, with the shared vector, of that, of poses without data, and of markers."""
+    """Of poses, with the shared vector, of that, and of markers."""
     held = jnp.broadcast_to(~whole.valid[..., None], q.shape)
     e = all_equations(setting, _as_seen(setting, whole, q, theta), q, theta)
     parts = _blocks(whole, e, held)
     share = _left_share(whole, e, *parts)
     poses, between, shared = _blocks(whole, _with_data(whole, e, share), held)
     markers = _marker_covariances(setting, whole, q, theta, poses, between, shared)
-    return poses, between, shared, _without_data(whole, q), markers
+    return poses, between, shared, markers
 
 
 def _blocks(whole: Whole, e: Equations, held: Array) -> tuple[Array, Array, Array]:
@@ -188,7 +188,8 @@ def _with_data(whole: Whole, e: Equations, share: Array) -> Equations:
 
 
 def _pose_prior(whole: Whole) -> Float[Array, "C T Q Q"]:
-    diagonal = jnp.where(whole.data.usable[..., None], whole.fixed.pose_precision, 0.0)
+    pull = whole.data.pull[..., None] * whole.fixed.pose_precision
+    diagonal = jnp.where(whole.data.usable[..., None], pull, 0.0)
     return diagonal[..., None] * jnp.eye(diagonal.shape[-1], dtype=diagonal.dtype)
 
 
@@ -202,21 +203,6 @@ def _left_share(whole: Whole, e: Equations, poses: Array, between: Array, shared
     count = 2.0 * jnp.sum((whole.data.precision > 0) & whole.data.usable[..., None, None])
     count = count + 3.0 * jnp.sum((whole.data.marker_precision > 0) & whole.data.usable[..., None])
     return jnp.clip(1 - trace / count, 0.1, 1.0)
-
-
-def _without_data(whole: Whole, q: Array) -> Float[Array, "C T Q"]:
-    """Variances of poses by their priors alone; the root's are as good as unlimited."""
-    n = q.shape[-1]
-    pull = jnp.maximum(whole.fixed.pose_precision, WEAKEST)
-    matrix = jnp.broadcast_to(jnp.diag(pull), (*q.shape, n))
-    nothing = Equations(
-        jnp.zeros(q.shape[:2], q.dtype), jnp.zeros_like(q), matrix, jnp.zeros((*q.shape, 1), q.dtype),
-        jnp.zeros(1, q.dtype), jnp.ones((1, 1), q.dtype),
-    )  # fmt: skip
-    alone = replace(whole, free=jnp.ones(1, q.dtype))
-    factor, _ = factorised(alone, nothing, jnp.broadcast_to(~whole.valid[..., None], q.shape), 0.0)
-    blocks = jnp.moveaxis(frame_covariances(factor.banded), 1, 0)
-    return jnp.diagonal(blocks, axis1=-2, axis2=-1)
 
 
 def _marker_covariances(

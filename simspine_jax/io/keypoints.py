@@ -218,9 +218,6 @@ def read_openpose_folder(
     if not root.is_dir():
         raise malformed(folder, None, "this is not a folder", "a folder with one for each camera")
     cameras = {}
-    if own := sorted(root.glob("*.json")):
-        # The folder of one camera.
-        return _assembled(folder, {root.name: _read_frames(own)}, schema, rate_hz)
     for inner in sorted(path for path in root.iterdir() if path.is_dir()):
         files = sorted(inner.glob("*.json"))
         if files:
@@ -228,7 +225,10 @@ def read_openpose_folder(
         elif not _is_no_camera(inner):
             raise malformed(inner, None, "this folder holds no JSON files", "those of a camera's frames")
     if not cameras:
-        raise malformed(folder, None, "no folder in it holds JSON files", "one folder for each camera")
+        own = sorted(root.glob("*.json"))
+        if not own:
+            raise malformed(folder, None, "no folder in it holds JSON files", "one folder for each camera")
+        cameras = {root.resolve().name: _read_frames(own)}
     return _assembled(folder, cameras, schema, rate_hz)
 
 

@@ -160,7 +160,7 @@ class FittedSubject:
         markers: offsets.
         cameras: of the rig.
         held_out: cameras that had no part in it.
-        observability: (free coordinate, median share of its spread without data that the data leave).
+        observability: (free coordinate, how little is known of it; see `fitting.uncertainty`).
         unseen: free coordinates of which the data tell next to nothing.
         doubts: sentences about cameras that the fit should not be believed with.
         trials: as in their own records.

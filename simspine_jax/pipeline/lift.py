@@ -101,7 +101,9 @@ def read_view(path: Path, view: str | None, *, schema: str | None, rate_hz: floa
         raise SimspineError(
             f"{place(path)} has {len(names)} cameras; valid is --view with one of {', '.join(names)}"
         )
-    i = 0 if view is None or len(names) == 1 else _view_of(view, names)
+    # A COCO file has no camera's name but its own.
+    lone = len(names) == 1 and path.is_file() and path.suffix.lower() == ".json"
+    i = 0 if view is None or lone else _view_of(view, names)
     if i is None:
         raise UnknownNameError("Camera", str(view), place(path), names)
     rate = rate_hz or found.rate_hz
@@ -123,8 +125,12 @@ def _view_of(view: str, names: Sequence[str]) -> int | None:
     return meant[0] if len(meant) == 1 else None
 
 
-def read_camera(path: Path | None, view: str, subject: str | None) -> Cameras | None:
+def read_camera(
+    path: Path | None, view: str, subject: str | None, given: str | None = None
+) -> Cameras | None:
     """The camera of a view: the one that its name means (see `sources.matched_views`), or the only one.
+
+    ``given`` is another name, which counts where the view's own means none.
 
     Raises:
         FileFormatError: the calibration can't be read.
@@ -135,8 +141,8 @@ def read_camera(path: Path | None, view: str, subject: str | None) -> Cameras | 
     cameras = read_cameras(path, subject=subject)
     if len(cameras.names) == 1:
         return cameras
-    meant = camera_of(view, cameras.names)
-    return cameras.select([view if meant is None else cameras.names[meant]])
+    meant = [i for name in (view, given) if name and (i := camera_of(name, cameras.names)) is not None]
+    return cameras.select([cameras.names[meant[0]] if meant else view])
 
 
 SEEN_SHARE = 0.05

@@ -101,7 +101,8 @@ def _swept(factor: Factor, kept: Callable[[Array, Array, Array], Any]) -> Any:
     zero = jnp.zeros(factor.inverse.shape[1:], factor.inverse.dtype)
     # V_t = diag(second_t) L_{t-2}^-T, so V_{t+2} needs this frame's own inverse.
     ahead = jnp.concatenate([factor.below, jnp.zeros_like(factor.below[:1])])[1:]
-    second = jnp.concatenate([factor.second, jnp.zeros_like(factor.second[:2])])[2 : n_frames + 2]
+    none = jnp.zeros((2, *factor.second.shape[1:]), factor.second.dtype)
+    second = jnp.concatenate([factor.second, none])[2 : n_frames + 2]
 
     def step(carry, blocks):
         near, both, far = carry  # W of t+1,t+1; of t+2,t+1; of t+2,t+2

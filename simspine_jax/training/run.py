@@ -218,12 +218,14 @@ def with_settings(run: AnyRun, settings: Iterable[str]) -> AnyRun:
             raise SimspineError(f"The setting '{setting}' has no value; valid is NAME=VALUE")
         first, *rest = name.strip().split(".")
         value = changes.get(first, getattr(run, first, None))
-        changes[first] = _changed(run, value, first, rest, text.strip(), name)
+        changes[first] = _changed(run, value, first, rest, text.strip(), name, _setting_names(run))
     # All at once, as what is valid together may not be so on the way.
     return dataclasses.replace(typing.cast(Any, run), **changes)
 
 
-def _changed(part: Any, value: Any, first: str, rest: list[str], text: str, whole: str) -> Any:
+def _changed(
+    part: Any, value: Any, first: str, rest: list[str], text: str, whole: str, names: list[str]
+) -> Any:
     """What a field of a part becomes.
 
     Args:
@@ -233,18 +235,19 @@ def _changed(part: Any, value: Any, first: str, rest: list[str], text: str, whol
         rest: names below it.
         text: of the new value.
         whole: the setting's name.
+        names: of all of the run's settings.
     """
     hints = typing.get_type_hints(type(part))
     valid = [n for n in hints if n != "expected"]
     if first not in valid or (rest and not dataclasses.is_dataclass(value)):
-        raise UnknownNameError("Setting", whole, type(part).__name__, _setting_names(part))
+        raise UnknownNameError("Setting", whole, "the run", names)
     if rest:
         inner, *deeper = rest
-        new = _changed(value, getattr(value, inner, None), inner, deeper, text, whole)
+        new = _changed(value, getattr(value, inner, None), inner, deeper, text, whole, names)
         return dataclasses.replace(typing.cast(Any, value), **{inner: new})
     if dataclasses.is_dataclass(value):
-        names = [f"{whole}.{f.name}" for f in dataclasses.fields(value)]
-        raise SimspineError(f"The setting {whole} is a group; valid are {', '.join(names)}")
+        below = [f"{whole}.{f.name}" for f in dataclasses.fields(value)]
+        raise SimspineError(f"The setting {whole} is a group; valid are {', '.join(below)}")
     return _parsed(text, hints[first], whole)
 
 

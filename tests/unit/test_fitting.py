@@ -113,6 +113,7 @@ def random_problem(arm_model: SpineModel, cameras: Cameras):
         jnp.zeros((FRAMES, arm_model.n_markers, 3)),
         jnp.asarray(random.uniform(0, 1e4, (FRAMES, arm_model.n_markers))),
         jnp.asarray([True, True, True, False]),
+        jnp.asarray([0.5, 0.3, 0.2, 0.0]),
     )
     seen = predicted(setting, fixed, theta, data, q)
     return setting, fixed, prior, theta, seen, q
@@ -312,6 +313,34 @@ def test_a_pose_that_is_held_is_not_pulled_to_the_default(arm_model: SpineModel,
     for column in inner:
         assert abs(off[column]) < 3 * std[column], names[column]
         assert abs(off[column]) < 0.1, names[column]
+
+
+def test_a_joint_at_its_bound_does_not_spoil_its_pace(arm_model: SpineModel, cameras: Cameras, made) -> None:
+    clip, q, _, _, priors = made
+    column = next(i for i in range(arm_model.n_free) if np.ptp(q[:, i]) > 0.1 and i not in (3, 4, 5))
+    upper = np.array(arm_model.upper, float)
+    upper[column] = np.sort(q[:, column])[-4]  # three frames would be beyond it
+    bounded = replace(arm_model, upper=jnp.asarray(upper))
+    options = FitOptions(priors, acceleration_std=100.0, noise_px=1.0, correlated=False, rounds=12)
+    paces = []
+    for model in (arm_model, bounded):
+        fit = fit_subject(model, [clip], cameras, 50.0, Start([q]), options, segments=SEGMENTS)
+        paces.append(1 / np.sqrt(np.asarray(fit.whole.acceleration_precision)[0, column]))
+    assert paces[1] < 4 * paces[0]
+
+
+def test_a_clip_is_fitted_alike_beside_shorter_ones(arm_model: SpineModel, cameras: Cameras, made) -> None:
+    clip, q, _, _, priors = made
+    options = FitOptions(priors, noise_px=1.0, correlated=False)
+    short = Clip(clip.keypoints[:1], clip.confidence[:1])
+    fit = fit_subject(arm_model, [clip, short], cameras, 50.0, Start([q, q[:1]]), options, segments=SEGMENTS)
+    assert fit.status == FitStatus.CONVERGED
+    pull = np.asarray(fit.whole.data.pull)
+    np.testing.assert_allclose(pull.sum(axis=1), 1.0)
+    assert np.isnan(fit.q[1, 1:]).all()
+    assert np.isfinite(uncertainty_of(fit).pose_std[1, 0]).all()
+    alone = fit_subject(arm_model, [short], cameras, 50.0, Start([q[:1]]), options, segments=SEGMENTS)
+    assert np.isfinite(alone.q).all()
 
 
 def test_errors_are_alike_by_their_directions(arm_model: SpineModel) -> None:
