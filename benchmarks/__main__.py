@@ -141,6 +141,13 @@ def _settle_jax() -> None:
     jax.config.update("jax_enable_x64", False)
 
 
+def _forget_programs() -> None:
+    """Lets go of compiled programs: each takes mappings of memory, of which a process has so many."""
+    import jax
+
+    jax.clear_caches()
+
+
 def _rows(suite: Suite, context, only: Sequence[str], origin: Provenance) -> Iterator[Row]:
     """The rows of all workloads that give something asked for; null where one can't run or breaks."""
     for workload in suite.workloads:
@@ -148,6 +155,7 @@ def _rows(suite: Suite, context, only: Sequence[str], origin: Provenance) -> Ite
         if wanted:
             print(f"measuring {', '.join(wanted)}", file=sys.stderr, flush=True)
             yield from _measured(suite, workload, wanted, context, only, origin)
+            _forget_programs()
 
 
 def _measured(

@@ -68,6 +68,7 @@ class Workplace:
     def __init__(self, *, quick: bool = False, model: Path | None = None) -> None:
         self.quick = quick
         self.converted = model
+        self._float64: SpineModel | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="simspine-bench-")
         self.folder = Path(self._folder.name)
 
@@ -105,7 +106,12 @@ class Workplace:
             return load_model(spine_model_path(), self.paper_markers, dtype=jnp.float32)
 
     def spine_float64(self) -> SpineModel:
-        """The same in float64; needs ``jax.enable_x64``."""
+        """The same in float64; needs ``jax.enable_x64``. One for all, as programs are compiled for each."""
+        if self._float64 is None:
+            self._float64 = self._load_float64()
+        return self._float64
+
+    def _load_float64(self) -> SpineModel:
         import jax.numpy as jnp
 
         with _skipping():
