@@ -65,6 +65,13 @@ MODEL_ROWS = (
     *(Metric(f"lifting/kinematic_vs_simple/{s}/all_mpjpe", "ratio", "lower", None, 1.0,
              f"Root-relative MPJPE of the kinematic lifter over SimpleBaseline3D's; 2D {s}.")
       for s in ("detected", "truth")),
+    *(Metric(f"lifting/full_vs_spine/{s}/{name}", "ratio", "lower", None, 1.0,
+             f"SimpleBaseline3D on all keypoints over the one on the spine's: {what} of the spine; 2D {s}.")
+      for s in ("detected", "truth")
+      for name, what in (("spine_pmpjpe", "P-MPJPE"), ("spine_mpjpe", "root-relative MPJPE"))),
+    *(Metric(f"lifting/truth_vs_detected/{m}/spine_pmpjpe", "ratio", "lower", None, 1.0,
+             "Spine P-MPJPE with exact 2D over that with detections.")
+      for m in ("simple_spine", "simple_full", "temporal_full", "kinematic_full")),
     Metric("lifting/kinematic_full/limit_violations", "1", "lower", 0.0, 0.0,
            "Coordinates beyond their bounds in all predictions; kept by construction, any is a defect."),
     Metric("lifting/kinematic_full/bone_change_mm", "mm", "lower", _ROUNDING, 0.01,
@@ -94,6 +101,17 @@ MODEL_WORKLOADS = (
             _models("kinematic_against_simple", source=s),
         )
         for s in ("detected", "truth")
+    ),
+    *(
+        Workload(
+            tuple(f"lifting/full_vs_spine/{s}/{name}" for name in ("spine_pmpjpe", "spine_mpjpe")),
+            _models("full_against_spine", source=s),
+        )
+        for s in ("detected", "truth")
+    ),
+    *(
+        Workload((f"lifting/truth_vs_detected/{m}/spine_pmpjpe",), _models("truth_against_detected", model=m))
+        for m in ("simple_spine", "simple_full", "temporal_full", "kinematic_full")
     ),
 )
 

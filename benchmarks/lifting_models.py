@@ -182,6 +182,22 @@ def kinematic_against_simple(place: Workplace, source: str) -> Iterator[Measurem
     yield Measurement(f"{key}/all_mpjpe", ours.mpjpe_mm["all"] / simple.mpjpe_mm["all"], SYNTHETIC_SET, note)
 
 
+def full_against_spine(place: Workplace, source: str) -> Iterator[Measurement]:
+    """SimpleBaseline3D's errors of the spine with all keypoints over those with the spine's alone."""
+    (full, note), (alone, _) = (_scores(place, m, source) for m in ("simple_full", "simple_spine"))
+    for name in ("p_mpjpe_mm", "mpjpe_mm"):
+        ratio = getattr(full, name)["spine"] / getattr(alone, name)["spine"]
+        key = name.removesuffix("_mm").replace("p_m", "pm")
+        yield Measurement(f"lifting/full_vs_spine/{source}/spine_{key}", ratio, SYNTHETIC_SET, note)
+
+
+def truth_against_detected(place: Workplace, model: str) -> Iterator[Measurement]:
+    """A lifter's error with exact 2D over that with detections."""
+    (truth, note), (detected, _) = (_scores(place, model, s) for s in ("truth", "detected"))
+    ratio = truth.p_mpjpe_mm["spine"] / detected.p_mpjpe_mm["spine"]
+    yield Measurement(f"lifting/truth_vs_detected/{model}/spine_pmpjpe", ratio, SYNTHETIC_SET, note)
+
+
 _FOUND: dict[tuple[str, str], tuple[Scores, str]] = {}
 
 
