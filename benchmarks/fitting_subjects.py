@@ -399,7 +399,7 @@ class _Problem:
                 jac_sparsity=sparsity,
                 bounds=bounds,
                 x_scale="jac",
-                ftol=TINY,
+                ftol=1e-15,
                 xtol=1e-12,
                 gtol=1e-12,
             )
