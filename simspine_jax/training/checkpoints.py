@@ -150,14 +150,12 @@ class Checkpoints:
     def restore_all(self, like: TrainState, data: BatchState | None = None) -> tuple[TrainState, Any] | None:
         """The same with the ``place`` that was saved beside it, None where there was none."""
         steps = self.steps
-        damaged = False
         for step in reversed(steps):
             found = self._restored(step, like)
             if isinstance(found, str):
-                damaged = True
                 self.note(f"the checkpoint of step {step} in {place(self.folder)} is damaged ({found})")
                 continue
-            if damaged:
+            if step != steps[-1]:
                 self.note(f"the checkpoint of step {step} is used")
             arrays, about = found
             if data is not None:

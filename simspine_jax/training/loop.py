@@ -136,7 +136,7 @@ def check_same(folder: Path, older: Any, run: Any) -> None:
     """The same of a run of any kind, and the one that the folder holds."""
     free = {"keep": run.keep, "save_every": run.save_every, "log_every": run.log_every}
     if (before := replace(older, **free, expected=run.expected)) != run:
-        told = "; ".join(_differences(before, run)) or "another kind of model"
+        told = "; ".join(_differences(before, run))
         raise SimspineError(
             f"{place(folder)} holds the training of another run, {older.name} with other settings ({told}); "
             "valid is the same run, which goes on, or another folder"
