@@ -61,6 +61,8 @@ class Floor:
     bodies: tuple[str, ...] = field(default=(), metadata=STATIC)
 
     def __post_init__(self) -> None:
+        if isinstance(self.height, int | float) and not math.isfinite(self.height):
+            raise ShapeError(f"height of the floor is {self.height}; valid is a finite number")
         for name, least in (
             ("stiffness", 0.0),
             ("dissipation", 0.0),

@@ -145,6 +145,8 @@ def test_what_touches_no_floor_is_refused(arm: DynamicModel) -> None:
         dynamics.floor_under_feet(arm)
     with pytest.raises(UnknownNameError, match="ground"):
         dynamics.contact_forces(arm, Floor(jnp.zeros((1, 3)), bodies=("ground",)), q, q)
+    with pytest.raises(ShapeError, match="height of the floor is nan"):
+        Floor(jnp.zeros((1, 3)), float("nan"), bodies=("trunk",))
     for name in ("stiffness", "friction", "slip_speed"):
         with pytest.raises(ShapeError, match=f"{name} of the floor is -1"):
             Floor(jnp.zeros((1, 3)), bodies=("trunk",), **{name: -1.0})
