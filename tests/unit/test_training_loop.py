@@ -105,6 +105,7 @@ def test_a_killed_training_ends_with_the_same_numbers(unbroken: Path, tmp_path: 
     assert child.returncode == -signal.SIGKILL
     again = run_program(tmp_path)
     assert again.returncode == 0, again.stderr
+    assert "the training goes on after step" in again.stderr
     first = int(again.stdout.split()[0])
     assert 2 < first <= RUN.steps, "it began anew instead of resuming"
     left, right = arrays_of(unbroken), arrays_of(tmp_path)

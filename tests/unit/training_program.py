@@ -1,6 +1,6 @@
 """A small training as a program of its own, which tests kill, give several devices or leave no room.
 
-``python training_program.py FOLDER NAME=VALUE …`` prints a line after each step that it logs.
+``python training_program.py FOLDER NAME=VALUE …`` prints a line after each step that it logs; notes go to stderr.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main(folder: str, *settings: str) -> int:
         train(
             with_settings(RUN, settings), small_clips(), Path(folder),
             progress=tell,
-            note=lambda text: print("note:", text, flush=True),
+            note=lambda text: print("note:", text, file=sys.stderr, flush=True),
         )  # fmt: skip
     except SimspineError as error:
         print("error:", error, flush=True)
