@@ -50,6 +50,8 @@ METRICS = (
            "MPJPE of the 15 spine keypoints from pictures of four cameras, detected and simulated."),
     Metric("detection/end_to_end_stand_in_spine_mpjpe_mm", "mm", "lower", _SOLVED, None,
            "The same with a stand-in for the detector: the truth with a detector's errors."),
+    Metric("detection/mixing_auc_gain", "1", "higher", None, 0.0,
+           "AUC on the second domain of a training that is half of it over one without it; a small study."),
 )  # fmt: skip
 
 
@@ -71,6 +73,7 @@ WORKLOADS = (
     Workload(("detection/spinepose_s/synthetic_auc",), _training("trained")),
     Workload(("detection/end_to_end_stand_in_spine_mpjpe_mm",), _training("end_to_end_stand_in")),
     Workload(("detection/end_to_end_spine_mpjpe_mm",), _training("end_to_end")),
+    Workload(("detection/mixing_auc_gain",), late("detection_mixing", "mixing")),
 )
 
 SUITE = Suite("detection", METRICS, WORKLOADS, late("workplace", "Workplace"))

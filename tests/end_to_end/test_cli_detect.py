@@ -12,18 +12,32 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks.detection_end_to_end import RATE_HZ, SECONDS, Errors, render_in_process, run
+from benchmarks.detection_end_to_end import (
+    PICTURE_PX,
+    RATE_HZ,
+    SECONDS,
+    Errors,
+    render_in_process,
+    run,
+)
 from simspine_jax.capture.rigs import make_rig
 from simspine_jax.cli import main
+from simspine_jax.datasets import pictures_in_memory
 from simspine_jax.detection.codecs import Found
+from simspine_jax.detection.cspnext import CSPNeXtOptions
+from simspine_jax.detection.rtmpose import RTMPoseOptions
 from simspine_jax.io.calibration import write_cameras_toml
 from simspine_jax.io.keypoints import read_coco_results, read_openpose_folder
-from simspine_jax.pictures import decode_jpeg, map_points
+from simspine_jax.io.npz import read_npz
+from simspine_jax.pictures import VISIBLE, Picture, decode_jpeg, map_points
 from simspine_jax.pipeline import detectors
 from simspine_jax.pipeline.detectors import Crops
 from simspine_jax.pipeline.sources import FileTrial
 from simspine_jax.skeleton import TRC_NAMES
 from simspine_jax.tables import format_table
+from simspine_jax.training.detector_run import CurriculumOptions, DetectorOptimiser, DetectorRun
+from simspine_jax.training.detectors import train_detector
+from simspine_jax.training.run import Expected
 from simspine_jax.viz.overlay import draw_people
 
 NAMES = ("back_left", "back_right", "front_left", "front_right")
@@ -285,6 +299,50 @@ def test_from_pictures_of_four_cameras_to_errors_of_vertebrae(clip: Path, tmp_pa
     assert len(list((tmp_path / "detected" / "keypoints").glob("*_json/*.json"))) == 4 * round(
         SECONDS * RATE_HZ
     )
+
+
+SMALL = DetectorRun(
+    name="small",
+    model=RTMPoseOptions(CSPNeXtOptions(0.33, 0.25), size=(96, 64)),
+    expected=Expected(minutes=2),
+    optimiser=DetectorOptimiser(learning_rate=4e-3, warmup=20, begin=0.5, clip=35.0),
+    curriculum=CurriculumOptions(stages=("plain",), switches=()),
+    steps=300,
+    batch_size=24,
+    average=0.98,
+    log_every=100,
+    save_every=300,
+)
+
+
+def labelled_pictures(clip: Path) -> list[Picture]:
+    """The rendered clip's own, with the truth as labels."""
+    truth = read_npz(clip / "truth.npz")
+    found = []
+    for view, name in enumerate(truth["camera_names"]):
+        for frame, path in enumerate(sorted((clip / "pictures" / str(name)).glob("*.jpg"))):
+            points = truth["keypoints_2d"][frame, view].astype(np.float32)
+            low, high = points.min(0), points.max(0)
+            labelled = Picture(
+                jpeg=path.read_bytes(), width=PICTURE_PX, height=PICTURE_PX, subject="S9", action="Greeting",
+                camera=str(name), frame=frame, is_synthetic=True, appearance_seed=0,
+                box=np.concatenate([low, high - low]), area=float(np.prod(high - low)) / 2,
+                keypoints_2d=points, visibility=np.full(len(points), VISIBLE, np.int32),
+                keypoints_3d=np.full((len(points), 3), np.nan, np.float32),
+                camera_matrix=np.full((3, 3), np.nan), camera_rotation=np.full((3, 3), np.nan),
+                camera_translation=np.full(3, np.nan), camera_distortion=np.zeros(8),
+            )  # fmt: skip
+            found.append(labelled)
+    return found
+
+
+@pytest.mark.slow
+def test_a_detector_that_was_trained_and_both_commands(clip: Path, tmp_path: Path) -> None:
+    """The detector learned the clip's own pictures by heart: what is tried is the chain."""
+    train_detector(SMALL, pictures_in_memory(labelled_pictures(clip)), tmp_path / "training")
+    errors = run(tmp_path / "training", tmp_path, clip=clip)
+    check_errors(errors, 40)
+    assert dict(errors.detected_px)["all"] < 5
 
 
 @pytest.mark.slow
