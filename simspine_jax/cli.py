@@ -639,7 +639,9 @@ def run_view(arguments: argparse.Namespace) -> int:
     if arguments.out is not None:
         check_suffix(arguments.out, ".html", ".htm")
     if arguments.fit is not None:
-        refuse_without_effect(arguments, ("markers", "in_degrees", "partial"), "with --fit", "--motion")
+        names = ["markers", "in_degrees", "partial"]
+        names += ["ignore_constraints"] if arguments.ignore_constraints else []
+        refuse_without_effect(arguments, names, "with --fit", "--motion")
         with _precision(32):
             return _view_fit(arguments)
     if arguments.model is None:

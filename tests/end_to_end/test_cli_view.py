@@ -63,6 +63,7 @@ def test_view_refuses_bad_files(
         ((), "Give --model, or --fit with a trial"),
         (("--fit", "walk.npz", "--markers", "walk.trc"), "--markers has no effect with --fit"),
         (("--fit", "walk.npz", "--partial"), "--partial has no effect with --fit"),
+        (("--fit", "walk.npz", "--ignore-constraints", "knee"), "--ignore-constraints has no effect"),
         (("--fit", "walk.npz"), "No record of a subject beside walk.npz names it"),
     ],
 )
