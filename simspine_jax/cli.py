@@ -21,7 +21,14 @@ from simspine_jax.cli_dynamics import add_dynamics_arguments, dynamics
 from simspine_jax.cli_fit import add_fit_arguments, fit
 from simspine_jax.cli_mixing import add_study_arguments
 from simspine_jax.cli_parsing import Command, add_commands, add_output, check_suffix
-from simspine_jax.cli_simulation import add_simulate_arguments, add_validate_arguments, simulate, validate
+from simspine_jax.cli_simulation import (
+    add_simulate_arguments,
+    add_validate_arguments,
+    open_spine,
+    refuse_without_effect,
+    simulate,
+    validate,
+)
 from simspine_jax.cli_training import (
     add_evaluate_arguments,
     add_lift_arguments,
@@ -121,8 +128,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, type=Path, metavar="M", help=MODEL_HELP)
+def _add_model(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    parser.add_argument("--model", required=required, type=Path, metavar="M", help=MODEL_HELP)
     parser.add_argument(
         "--marker-set", type=Path, metavar="XML", help="markers to use instead of the model's own"
     )
@@ -237,8 +244,12 @@ def _add_motion_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_view_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_model(parser)
-    parser.add_argument("--motion", type=Path, metavar="MOT", help="the motion; without it, the default pose")
+    _add_model(parser, required=False)
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--motion", type=Path, metavar="MOT", help="the motion; without it, the default pose")
+    what.add_argument("--fit", type=Path, metavar="NPZ", help=(
+        "a trial in the folder fit of 'simspine fit', on the subject's bones and with ellipsoids that hold "
+        "its markers with 90%%; --model is the fit's (the paper's)"))  # fmt: skip
     parser.add_argument("--markers", type=Path, metavar="TRC", help="measured markers beside the model's")
     _add_motion_reading(parser)
     where = parser.add_mutually_exclusive_group(required=True)
@@ -627,6 +638,14 @@ def run_view(arguments: argparse.Namespace) -> int:
     """Writes a page, or serves one until it is interrupted."""
     if arguments.out is not None:
         check_suffix(arguments.out, ".html", ".htm")
+    if arguments.fit is not None:
+        names = ["markers", "in_degrees", "partial"]
+        names += ["ignore_constraints"] if arguments.ignore_constraints else []
+        refuse_without_effect(arguments, names, "with --fit", "--motion")
+        with _precision(32):
+            return _view_fit(arguments)
+    if arguments.model is None:
+        raise SimspineError("Give --model, or --fit with a trial that was fitted to the paper's model")
     with _precision(32):
         import numpy as np
 
@@ -660,6 +679,22 @@ def run_view(arguments: argparse.Namespace) -> int:
         shown = None if targets is None else jnp.asarray(targets)
         q, meshes = jnp.asarray(motion.q), loaded.sidecar
         serve(model, q, shown, rate_hz=motion.rate_hz, meshes=meshes, port=arguments.port)
+    return 0
+
+
+def _view_fit(arguments: argparse.Namespace) -> int:
+    from simspine_jax.pipeline.fit_results import read_motion_npz, read_sizes
+    from simspine_jax.viz.fit_viewer import fitted_view, serve_fit, write_fit_html
+
+    sizes = read_sizes(arguments.fit)
+    motion = read_motion_npz(arguments.fit)
+    loaded = open_spine(arguments)[0]
+    view = fitted_view(loaded.model, motion, *sizes)
+    if arguments.out is None:
+        serve_fit(loaded, view, arguments.port)
+    else:
+        write_fit_html(loaded, view, arguments.out)
+        print(arguments.out)
     return 0
 
 
@@ -785,7 +820,7 @@ _COMMANDS = (
     Command(
         "fit", add_fit_arguments, run_fit,
         "fit a subject's sizes, cameras and poses to its keypoints at once, with how sure they are, resuming",
-        "simspine fit --keypoints pose/ --calibration Calib.toml --rate 60 --report --out fitted",
+        "simspine fit --keypoints pose/ --calibration Calib.toml --rate 60 --report --html --out fitted",
     ),
     Command(
         "dynamics", add_dynamics_arguments, run_dynamics,

@@ -6,7 +6,7 @@ import argparse
 import importlib.util
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,8 @@ from simspine_jax.errors import MissingDependencyError, SimspineError, listed
 
 if TYPE_CHECKING:
     from simspine_jax.fitting.subject import FitOptions
-    from simspine_jax.pipeline import FailedTrial
+    from simspine_jax.io.layout import ReleaseLayout
+    from simspine_jax.pipeline import FailedTrial, LoadedModel
     from simspine_jax.pipeline.fit_results import FittedCamera, FittedMotion, FittedSubject
     from simspine_jax.pipeline.simulate import SimulatedTrial
 
@@ -69,7 +70,10 @@ def add_fit_arguments(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("output")
     add_output(output, required=True, metavar="DIR", help="gets the official layout, and a folder fit")
     output.add_argument("--report", action="store_true", help=(
-        "a picture of each trial's lordosis and lumbar flexion with 90%% bands"))  # fmt: skip
+        "an HTML report of each subject: segment lengths with 90%% intervals, what isn't seen, and curvature "
+        "and lumbar angles over time with 90%% bands, also as a picture"))  # fmt: skip
+    output.add_argument("--html", action="store_true", help=(
+        "also a page that plays each trial, with ellipsoids that hold its keypoints with 90%%"))  # fmt: skip
     output.add_argument("--force", action="store_true", help="redo subjects that are complete")
     output.add_argument("--quiet", action="store_true", help="print failures only")
 
@@ -101,7 +105,9 @@ def fit(arguments: argparse.Namespace, bars: Callable[..., Any], note: Note) -> 
             for trial in result.trials:
                 next_trial(True)
                 done.append(trial)
-            say(_told(arguments, result))
+            motions = _read_motions(arguments.out, result)
+            say(_told(result, motions))
+            _write_pages(loaded, arguments, result, motions)
     if not arguments.quiet and any(r.truth_mpjpe_mm for r in done):
         print(format_truth(done, "fitted"))
     return len(failed)
@@ -131,8 +137,11 @@ def check_fit_arguments(arguments: argparse.Namespace) -> None:
         raise SimspineError(f"--max-steps is {arguments.max_steps}; valid is a whole number from 1 on")
     if len(set(arguments.hold_out)) < len(arguments.hold_out):
         raise SimspineError(f"--hold-out {' '.join(arguments.hold_out)} names a camera twice; valid is once")
-    if arguments.report and importlib.util.find_spec("matplotlib") is None:
-        raise MissingDependencyError("matplotlib", "viewer", "--report")
+    for asked, package, purpose in (
+        (arguments.report, "matplotlib", "--report"), (arguments.html, "viser", "--html"),
+    ):  # fmt: skip
+        if asked and importlib.util.find_spec(package) is None:
+            raise MissingDependencyError(package, "viewer", purpose)
 
 
 def read_fit_options(arguments: argparse.Namespace) -> FitOptions:
@@ -152,31 +161,66 @@ def read_fit_options(arguments: argparse.Namespace) -> FitOptions:
     return FitOptions(FitPriors(**changes), noise_px=arguments.noise, max_steps=arguments.max_steps)
 
 
-def _told(arguments: argparse.Namespace, result: FittedSubject) -> str:
-    """A subject as text, with the trials' angles from their files; draws the pictures that are asked for."""
+def _read_motions(out: Path, result: FittedSubject) -> dict[str, FittedMotion]:
+    """The motions of a subject's trials, by their names."""
     from simspine_jax.io.layout import ReleaseLayout
     from simspine_jax.pipeline.fit_files import fit_motion
     from simspine_jax.pipeline.fit_results import read_motion_npz
 
-    layout, lines = ReleaseLayout(arguments.out), [format_fitted(result)]
-    for trial in result.trials:
-        motion = read_motion_npz(fit_motion(layout, trial.subject, trial.action))
-        lines.append(f"  {format_fitted_trial(trial, motion)}")
-        if arguments.report:
-            _draw(arguments.out, trial, motion)
-    return "\n".join(lines)
+    layout = ReleaseLayout(out)
+    return {t.name: read_motion_npz(fit_motion(layout, t.subject, t.action)) for t in result.trials}
 
 
-def _draw(out: Path, trial: SimulatedTrial, motion: FittedMotion) -> None:
-    """The picture of a trial, if it is not there yet: those of before it was redone are gone."""
+def _told(result: FittedSubject, motions: Mapping[str, FittedMotion]) -> str:
+    """A subject and its trials as text."""
+    trials = (f"  {format_fitted_trial(trial, motions[trial.name])}" for trial in result.trials)
+    return "\n".join([format_fitted(result), *trials])
+
+
+def _write_pages(
+    loaded: LoadedModel,
+    arguments: argparse.Namespace,
+    result: FittedSubject,
+    motions: Mapping[str, FittedMotion],
+) -> None:
+    """What is asked for and not there yet: those of before it was redone are gone."""
     from simspine_jax.io.layout import ReleaseLayout
-    from simspine_jax.pipeline.fit_files import fit_picture
-    from simspine_jax.viz.figures import write_figure
-    from simspine_jax.viz.fit_figure import fit_figure
+    from simspine_jax.pipeline.fit_files import fit_page, fit_picture, fit_report
 
-    path = fit_picture(ReleaseLayout(out), trial.subject, trial.action)
-    if not path.exists():
-        write_figure(path, fit_figure(motion, trial.name, trial.source))
+    layout, links = ReleaseLayout(arguments.out), {}
+    for trial in result.trials:
+        page, picture = (path(layout, trial.subject, trial.action) for path in (fit_page, fit_picture))
+        if arguments.html and not page.exists():
+            _write_viewer(loaded, layout, trial, result, motions[trial.name], page)
+        if page.exists():
+            links[f"{trial.name} in motion"] = page.name
+        if arguments.report and not picture.exists():
+            from simspine_jax.viz.figures import write_figure
+            from simspine_jax.viz.fit_figure import fit_figure
+
+            write_figure(picture, fit_figure(motions[trial.name], trial.name, trial.source))
+    report = fit_report(layout, result.subject)
+    if arguments.report and not report.exists():
+        from simspine_jax.viz.fit_report import write_fit_report
+
+        write_fit_report(report, result, motions, links)
+
+
+def _write_viewer(
+    loaded: LoadedModel,
+    layout: ReleaseLayout,
+    trial: SimulatedTrial,
+    result: FittedSubject,
+    motion: FittedMotion,
+    page: Path,
+) -> None:
+    """Plays the fit's poses with its ellipsoids beside the points triangulated in its cameras."""
+    from simspine_jax.pipeline.records import stored_trial
+    from simspine_jax.viz.fit_viewer import fitted_view, write_fit_html
+
+    points = stored_trial(layout.trial(trial.subject, trial.action)).triangulated
+    view = fitted_view(loaded.model, motion, result.segments, result.markers, points)
+    write_fit_html(loaded, view, page)
 
 
 def format_fitted(result: FittedSubject) -> str:

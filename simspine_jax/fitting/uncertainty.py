@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
+from scipy.special import chdtri, ndtri
 
 from simspine_jax.arrays import Array, Float
 from simspine_jax.errors import ShapeError
@@ -105,9 +105,25 @@ def half_width(share: float) -> float:
     Raises:
         ShapeError: the share isn't between 0 and 1.
     """
-    if not 0 < share < 1:
-        raise ShapeError(f"The share of an interval is {share}; valid is between 0 and 1")
+    _check_share(share, "an interval")
     return float(ndtri(0.5 + share / 2))
+
+
+def ellipsoid_radius(share: float) -> float:
+    """Deviations along each axis of the ellipsoid that holds this share of a normal distribution in space.
+
+    It is the root of the quantile of chi-squared with three degrees of freedom: 2.50 for 90 %.
+
+    Raises:
+        ShapeError: the share isn't between 0 and 1.
+    """
+    _check_share(share, "an ellipsoid")
+    return float(np.sqrt(chdtri(3, 1 - share)))
+
+
+def _check_share(share: float, what: str) -> None:
+    if not 0 < share < 1:
+        raise ShapeError(f"The share of {what} is {share}; valid is between 0 and 1")
 
 
 def uncertainty_of(fit: SubjectFit) -> Uncertainty:

@@ -90,6 +90,16 @@ def fit_picture(layout: ReleaseLayout, subject: str, action: str) -> Path:
     return fit_motion(layout, subject, action).with_suffix(".png")
 
 
+def fit_page(layout: ReleaseLayout, subject: str, action: str) -> Path:
+    """Where the page lies that plays a fitted trial."""
+    return fit_motion(layout, subject, action).with_suffix(".html")
+
+
+def fit_report(layout: ReleaseLayout, subject: str) -> Path:
+    """Where the report of a fitted subject lies."""
+    return fit_record(layout, subject).with_name(f"{fit_record(layout, subject).stem}_report.html")
+
+
 def run_fit(
     loaded: LoadedModel,
     subjects: Sequence[SubjectSource],
@@ -182,7 +192,8 @@ class _Run:
             if (known := self.known(source, inputs, key)) is not None:
                 yield known
                 return
-        fit_record(self.files.layout, source.name).unlink(missing_ok=True)
+        for path in (fit_record, fit_report):
+            path(self.files.layout, source.name).unlink(missing_ok=True)
         for trial in source.trials:
             self._forget(source.name, trial)
         try:
@@ -193,7 +204,7 @@ class _Run:
     def _forget(self, subject: str, trial: TrialSource) -> None:
         """What it was before doesn't hold any more."""
         self.files.forget(subject, trial.action)
-        for path in (fit_motion, fit_picture):
+        for path in (fit_motion, fit_picture, fit_page):
             path(self.files.layout, subject, trial.action).unlink(missing_ok=True)
 
     def _fit(self, source: SubjectSource, inputs: list[TrialInput], key: dict[str, str]) -> FittedSubject:

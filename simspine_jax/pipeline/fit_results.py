@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simspine_jax.arrays import Array, Float
+from simspine_jax.errors import FileFormatError
 from simspine_jax.fitting.doubts import camera_noise
 from simspine_jax.fitting.parameters import CENTRE, DELAY, FOCAL, PER_CAMERA, ROTATION
 from simspine_jax.fitting.subject import FitStatus
@@ -312,12 +313,17 @@ def median_px(distances: Sequence[NDArray[np.float64]]) -> float | None:
 # --- over time --------------------------------------------------------------------------------------------
 
 
+CURVES = ("lordosis", "kyphosis", "lumbar")
+"""Angles of the whole spine; the others are of one lumbar level each."""
+
+
 @dataclass(frozen=True, eq=False)
 class Angles:
     """Angles that follow from a frame's pose.
 
     Attributes:
-        names: ``lordosis`` and ``kyphosis`` by keypoints, and lumbar coordinates; those that the model has.
+        names: ``lordosis`` and ``kyphosis`` by keypoints, ``lumbar``, the flexion of all lumbar levels
+            together, and the levels' coordinates; those that the model has.
         output: gives them, radians.
     """
 
@@ -326,7 +332,7 @@ class Angles:
 
 
 def angles_of(model: SpineModel) -> Angles:
-    """The angles of a model: curvature where it has the keypoints for it, flexion of its lumbar levels."""
+    """The angles of a model: curvature where it has the keypoints for it, lumbar flexion and its levels'."""
     wanted = (
         *COLUMN_NAMES,
         *(f"{side}_{part}" for side in ("left", "right") for part in ("hip", "shoulder")),
@@ -338,14 +344,16 @@ def angles_of(model: SpineModel) -> Angles:
     ids = np.array([TRC_NAMES.index(model.marker_names[k]) for k in own], int)
 
     def output(q: Array, markers: Array, scale_factors: Array) -> Array:
-        parts = [expand_coordinates(model, q)[columns]]
+        levels = expand_coordinates(model, q)[columns]
+        parts = [levels.sum(keepdims=True), levels] if flexion else []
         if curved:
             keypoints = jnp.full((len(KEYPOINT_NAMES), 3), jnp.nan, markers.dtype).at[ids].set(markers[own])
             found = keypoint_curvature(keypoints)
             parts.insert(0, jnp.stack([found.lordosis, found.kyphosis]))
         return jnp.concatenate(parts)
 
-    return Angles((*(("lordosis", "kyphosis") if curved else ()), *flexion), output)
+    whole = (("lordosis", "kyphosis") if curved else ()) + (("lumbar",) if flexion else ())
+    return Angles((*whole, *flexion), output)
 
 
 @dataclass(frozen=True, eq=False)
@@ -405,16 +413,16 @@ def write_motion_npz(path: Path, motion: FittedMotion) -> None:
     """Writes a trial as NPZ: the arrays of `FittedMotion`, and the ends of 90 % intervals.
 
     Curvature and lumbar flexion have arrays of their own: ``lordosis`` [T], ``lordosis_std``,
-    ``lordosis_low``, ``lordosis_high``, likewise ``kyphosis``, and ``lumbar_flexion`` [T L] with
-    ``lumbar_names``. ``share`` is that of the intervals.
+    ``lordosis_low``, ``lordosis_high``, likewise ``kyphosis`` and ``lumbar`` (all levels together), and
+    ``lumbar_flexion`` [T L] with ``lumbar_names``. ``share`` is that of the intervals.
     """
     arrays = {f.name: np.asarray(getattr(motion, f.name)) for f in dataclasses.fields(motion)}
     for name in ("angle_names", "angles", "angles_std"):
         del arrays[name]
     arrays["share"] = np.asarray(SHARE)
     arrays |= _with_interval("q", motion.q, motion.q_std)
-    flexion = [i for i, name in enumerate(motion.angle_names) if name not in ("lordosis", "kyphosis")]
-    for name in ("lordosis", "kyphosis"):
+    flexion = [i for i, name in enumerate(motion.angle_names) if name not in CURVES]
+    for name in CURVES:
         if name in motion.angle_names:
             arrays |= _with_interval(name, *motion.angle(name))
     arrays["lumbar_names"] = np.array([motion.angle_names[i] for i in flexion], np.str_)
@@ -436,7 +444,7 @@ def read_motion_npz(path: Path) -> FittedMotion:
         FileFormatError: it is no NPZ file.
     """
     arrays = read_npz(path)
-    curves = [name for name in ("lordosis", "kyphosis") if name in arrays]
+    curves = [name for name in CURVES if name in arrays]
 
     def joined(suffix: str) -> NDArray[np.float64]:
         columns = [arrays[f"{name}{suffix}"][:, None] for name in curves]
@@ -484,6 +492,27 @@ def read_subject_json(
         return FittedSubject(**_frozen(document), trials=tuple(trials), resumed=True)
     except (OSError, ValueError, KeyError, TypeError):
         return None  # absent, or not one of ours: the subject is done anew
+
+
+def read_sizes(motion: Path) -> tuple[tuple[FittedSegment, ...], tuple[FittedMarker, ...]]:
+    """Sizes and offsets of the subject of a trial, from the record beside the trial's NPZ that names it.
+
+    Raises:
+        FileFormatError: there is no such record.
+    """
+    for path in sorted(motion.parent.glob("*.json")):
+        try:
+            document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            named = motion.name in [Path(file).name for file in document["files"]]
+            if document["format"] == FORMAT and named:
+                segments = tuple(FittedSegment(**_frozen(row)) for row in document["segments"])
+                return segments, tuple(FittedMarker(**_frozen(row)) for row in document["markers"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # not one of ours
+    raise FileFormatError(
+        f"No record of a subject beside {motion} names it; valid is a trial's .npz in the folder fit that "
+        "'simspine fit' wrote"
+    )
 
 
 def _frozen(row: dict[str, Any]) -> dict[str, Any]:

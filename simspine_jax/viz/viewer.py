@@ -1,8 +1,8 @@
 """A motion in the browser: as one self-contained HTML file, or live.
 
 Both show the same scene: bones (or capsules), the model's markers, the targets that inverse kinematics
-followed, and lines between a marker and its target. All poses come from one batched forward-kinematics
-call. Nothing is fetched from a network.
+followed, lines between a marker and its target, and ellipsoids that hold where a marker may be. All poses
+come from one batched forward-kinematics call. Nothing is fetched from a network.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from simspine_jax.io.files import atomic_write
 from simspine_jax.kinematics.forward import Poses, forward_kinematics
 from simspine_jax.kinematics.model import SpineModel
 from simspine_jax.viz.bones import BodyMesh, capsule_figure, read_bones
+from simspine_jax.viz.ellipsoids import LONGEST_M, Ellipsoids, unit_sphere
 
 if TYPE_CHECKING:
     import viser
@@ -37,7 +38,11 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which stay apart for colour-blind people.
 MARKER_COLOR = (0, 114, 178)
 TARGET_COLOR = (213, 94, 0)
+CAPPED_COLOR = (230, 159, 0)
 RESIDUAL_COLOR = (70, 70, 70)
+# Their purple is nearly white where it is lit and seen through.
+ELLIPSOID_COLOR = (150, 40, 170)
+ELLIPSOID_OPACITY = 0.4
 MARKER_SIZE_M = 0.016
 RESIDUAL_THICKNESS_M = 0.003
 
@@ -48,6 +53,28 @@ _CAMERA_DIRECTION = (-0.55, 0.25, 1.0)
 _REACH_M = 0.12
 _GRID_CELL_M = 0.25
 _TICK_S = 1 / 60
+
+_ELLIPSOIDS = "/ellipsoids"
+# Viser's client has no controls in a page. It tells its state to who tests it, which a box can change as its
+# own tree of the scene does, so that a loop of the motion leaves it; without that state there is no box.
+_ELLIPSOIDS_BOX = f"""<label style="display:none;pointer-events:auto">
+<input type="checkbox" checked autocomplete="off" style="margin:0;vertical-align:middle">
+show ellipsoids</label>
+<script>
+{{
+  const label = document.currentScript.previousElementSibling, box = label.firstElementChild;
+  const node = () => window.__viserSceneTree && window.__viserSceneTree.getState()["{_ELLIPSOIDS}"];
+  const wait = setInterval(() => {{
+    if (!node()) return;
+    clearInterval(wait);
+    label.style.display = "block";
+  }}, 100);
+  box.addEventListener("change", () => {{
+    node().overrideVisibility = box.checked ? undefined : false;
+    window.__viserMutable.requestRender();
+  }});
+}}
+</script>"""
 
 _poses = jax.jit(forward_kinematics)
 _SPEEDS = ("0.25", "0.5", "1", "2", "4")
@@ -65,6 +92,7 @@ class Clip:
         rest: the default pose.
         rate_hz: frames per second of these frames.
         stride: these are every ``stride``-th frame of the motion.
+        ellipsoids: that hold where the markers may be; None to show none.
     """
 
     markers: np.ndarray
@@ -74,6 +102,7 @@ class Clip:
     rest: Poses
     rate_hz: float
     stride: int = 1
+    ellipsoids: Ellipsoids | None = None
 
     @property
     def n_frames(self) -> int:
@@ -104,6 +133,7 @@ def write_html(
     max_frames: int = 300,
     scale_factors: Float[Array, "B _"] | None = None,
     marker_offsets: Float[Array, "K 3"] | None = None,
+    ellipsoids: Ellipsoids | None = None,
 ) -> WrittenPage:
     """Writes one HTML file that plays the motion in a loop, without a server or a network.
 
@@ -116,6 +146,8 @@ def write_html(
         max_frames: every n-th frame is kept so that there are no more; the page says so.
         scale_factors: as `forward_kinematics` takes them; bones are scaled likewise.
         marker_offsets: as `forward_kinematics` takes them.
+        ellipsoids: that hold where each of the model's markers may be, frame by frame of ``q``; the page has
+            a box to hide them by.
 
     Raises:
         ShapeError: an array doesn't fit the model, or a rate or number of frames is not positive.
@@ -123,7 +155,7 @@ def write_html(
         MissingDependencyError: viser is not installed.
         SimspineError: the file can't be written.
     """
-    clip = prepare_clip(model, q, targets, rate_hz, max_frames, scale_factors, marker_offsets)
+    clip = prepare_clip(model, q, targets, rate_hz, max_frames, scale_factors, marker_offsets, ellipsoids)
     bones = _bones(model, meshes, clip, scale_factors)
     with _server("127.0.0.1", 0) as server:
         scene = Scene(server, model, clip, bones)
@@ -152,6 +184,7 @@ def serve(
     meshes: str | Path | None = None,
     scale_factors: Float[Array, "B _"] | None = None,
     marker_offsets: Float[Array, "K 3"] | None = None,
+    ellipsoids: Ellipsoids | None = None,
     host: str = "127.0.0.1",
     port: int = 8080,
 ) -> None:
@@ -161,7 +194,7 @@ def serve(
         ShapeError, FileFormatError, MissingDependencyError: as `write_html`.
         SimspineError: the port is in use or the address can't be listened on.
     """
-    clip = prepare_clip(model, q, targets, rate_hz, None, scale_factors, marker_offsets)
+    clip = prepare_clip(model, q, targets, rate_hz, None, scale_factors, marker_offsets, ellipsoids)
     bones = _bones(model, meshes, clip, scale_factors)
     _check_port(host, port)
     with _server(host, port) as server:
@@ -186,6 +219,7 @@ def prepare_clip(
     max_frames: int | None = None,
     scale_factors: Float[Array, "B _"] | None = None,
     marker_offsets: Float[Array, "K 3"] | None = None,
+    ellipsoids: Ellipsoids | None = None,
 ) -> Clip:
     """Every n-th frame, so that there are at most ``max_frames``, and its poses.
 
@@ -199,6 +233,11 @@ def prepare_clip(
     if targets is not None and np.shape(targets) != wanted:
         raise ShapeError(
             f"targets has shape {np.shape(targets)}; valid is {wanted}, as q and the model's markers"
+        )
+    if ellipsoids is not None and ellipsoids.half_axes.shape != wanted:
+        raise ShapeError(
+            f"ellipsoids have half axes of shape {ellipsoids.half_axes.shape}; valid is {wanted}, as q and "
+            "the model's markers"
         )
     if not (math.isfinite(rate_hz) and rate_hz > 0):
         raise ShapeError(f"rate_hz is {rate_hz}; valid is a positive number of frames per second")
@@ -218,11 +257,12 @@ def prepare_clip(
         rest=jax.tree.map(lambda x: np.asarray(x[0]), poses),
         rate_hz=rate_hz / stride,
         stride=stride,
+        ellipsoids=None if ellipsoids is None else ellipsoids.every(stride),
     )
 
 
 class Scene:
-    """The scene of a clip in a viser server: ``/bones``, ``/markers``, ``/targets`` and ``/ground``."""
+    """A clip in a viser server: ``/bones``, ``/markers``, ``/targets``, ``/ellipsoids`` and ``/ground``."""
 
     def __init__(self, server: viser.ViserServer, model: SpineModel, clip: Clip, bones: Sequence[BodyMesh]):
         self._clip = clip
@@ -244,6 +284,7 @@ class Scene:
             self._residuals = scene.add_line_segments(
                 "/targets/residuals", lines, RESIDUAL_COLOR, thickness=RESIDUAL_THICKNESS_M
             )
+        self.ellipsoids = None if clip.ellipsoids is None else _add_ellipsoids(scene, clip)
         self.show(0)
 
     def show(self, frame: int) -> None:
@@ -256,6 +297,10 @@ class Scene:
             body.position, body.wxyz = position, quaternion
         if self.targets is not None:
             self.targets.points, self._residuals.points = _targets_at(clip, frame)
+        if self.ellipsoids is not None:
+            shells, (wxyzs, scales, colors) = self.ellipsoids, _ellipsoids_at(clip, frame)
+            shells.batched_positions, shells.batched_wxyzs = clip.markers[frame], wxyzs
+            shells.batched_scales, shells.batched_colors = scales, colors
 
 
 class Player:
@@ -264,13 +309,16 @@ class Player:
     def __init__(self, server: viser.ViserServer, scene: Scene, clip: Clip):
         self._clip, self._position = clip, 0.0
         gui = server.gui
-        legend = _legend(clip.targets is not None)
+        legend = _legend(clip)
         gui.add_html(f'<div style="padding:0 .7em .5em;font-size:13px">{legend}</div>')
         self.playing = gui.add_checkbox("Play", True)
         self.speed = gui.add_dropdown("Speed", _SPEEDS, initial_value="1")
         self.frame = gui.add_slider("Frame", min=0, max=max(clip.n_frames - 1, 1), step=1, initial_value=0)
         self.toggles = []
-        for label, node in (("Bones", scene.bones), ("Markers", scene.markers), ("Targets", scene.targets)):
+        for label, node in (
+            ("Bones", scene.bones), ("Markers", scene.markers), ("Targets", scene.targets),
+            ("Ellipsoids", scene.ellipsoids),
+        ):  # fmt: skip
             if node is not None:
                 self.toggles.append(gui.add_checkbox(label, True))
                 self.toggles[-1].on_update(
@@ -293,6 +341,31 @@ def _add_points(scene: viser.SceneApi, name: str, points: np.ndarray, color: tup
     return scene.add_point_cloud(
         name, points, color, point_size=MARKER_SIZE_M, point_shape="circle", precision="float32"
     )
+
+
+def _add_ellipsoids(scene: viser.SceneApi, clip: Clip) -> viser.BatchedMeshHandle:
+    """A sphere for each marker, which frames turn, stretch and colour."""
+    vertices, faces = unit_sphere()
+    wxyzs, scales, colors = _ellipsoids_at(clip, 0)
+    return scene.add_batched_meshes_simple(
+        _ELLIPSOIDS, vertices, faces, wxyzs, clip.markers[0],
+        batched_scales=scales, batched_colors=colors, opacity=ELLIPSOID_OPACITY, lod="off",
+        cast_shadow=False, receive_shadow=False,
+    )  # fmt: skip
+
+
+def _ellipsoids_at(clip: Clip, frame: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rotations [K, 4], half axes [K, 3] and colours [K, 3] of ellipsoids.
+
+    Numbers are as exact as 16 bits make them, a thousandth, which halves what they take in a page.
+    """
+    assert clip.ellipsoids is not None
+    shells = clip.ellipsoids
+    wxyzs, scales = (
+        x[frame].astype(np.float16).astype(np.float32) for x in (shells.quaternions, shells.half_axes)
+    )
+    colors = np.where(shells.capped[frame, :, None], CAPPED_COLOR, ELLIPSOID_COLOR)
+    return wxyzs, scales, colors.astype(np.uint8)
 
 
 def _targets_at(clip: Clip, frame: int) -> tuple[np.ndarray, np.ndarray]:
@@ -344,10 +417,14 @@ def _heading(clip: Clip) -> float:
     return math.atan2(-z, x)
 
 
-def _legend(with_targets: bool) -> str:
-    rows = [(MARKER_COLOR, "markers of the model")]
-    if with_targets:
+def _legend(clip: Clip) -> str:
+    rows: list[tuple[tuple[int, int, int], str]] = [(MARKER_COLOR, "markers of the model")]
+    if clip.targets is not None:
         rows += [(TARGET_COLOR, "targets"), (RESIDUAL_COLOR, "from marker to target")]
+    if clip.ellipsoids is not None:
+        rows.append((ELLIPSOID_COLOR, f"holds a marker with {clip.ellipsoids.share:.0%}"))
+        if clip.ellipsoids.capped.any():
+            rows.append((CAPPED_COLOR, f"likewise, but larger: cut at {LONGEST_M:g} m"))
     dot = "display:inline-block;width:.8em;height:.8em;border-radius:50%;background:rgb"
     return "<br>".join(f'<span style="{dot}{color}"></span> {text}' for color, text in rows)
 
@@ -360,7 +437,8 @@ def _overlay(model: SpineModel, clip: Clip, n_given: int) -> str:
         "position:fixed;top:12px;right:12px;z-index:10;pointer-events:none;padding:8px 12px;"
         "border-radius:6px;background:rgba(255,255,255,.85);color:#222;font:12px/1.5 system-ui,sans-serif"
     )
-    return f'<div style="{style}">{about}<br>{_legend(clip.targets is not None)}</div>'
+    box = "" if clip.ellipsoids is None else _ELLIPSOIDS_BOX
+    return f'<div style="{style}">{about}<br>{_legend(clip)}{box}</div>'
 
 
 def _ordinal(n: int) -> str:

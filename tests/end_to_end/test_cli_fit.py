@@ -21,7 +21,7 @@ SYNTHETIC = ("--synthetic", "--subjects", "S1", "--actions", "Walking", "--secon
 
 @pytest.mark.slow
 def test_a_synthetic_subject_is_fitted_and_resumed(tmp_path: Path, capsys) -> None:
-    words = ["fit", *SYNTHETIC, "--report", "--out", str(tmp_path)]
+    words = ["fit", *SYNTHETIC, "--report", "--html", "--out", str(tmp_path)]
     assert main(words) == 0
     told = capsys.readouterr().out
     assert "S1: converged" in told or "S1: ran out of steps" in told
@@ -52,6 +52,18 @@ def test_a_synthetic_subject_is_fitted_and_resumed(tmp_path: Path, capsys) -> No
     assert (motion["lordosis_std"] > 0).all()
     assert read_cameras(layout.cameras("S1")).names == trial.camera_names
     assert (tmp_path / "fit" / "S1_Walking.png").is_file()
+    page, report = ((tmp_path / "fit" / f"{n}.html").read_text("utf-8") for n in ("S1_Walking", "S1_report"))
+    assert "holds a marker with 90%" in page
+    assert len(page) < 3e6
+    assert 'href="S1_Walking.html"' in report
+    assert all(f"<li>{name}</li>" in report for name in about["unseen"])
+    viewed = tmp_path / "viewed.html"
+    assert main(["view", "--fit", str(tmp_path / "fit" / "S1_Walking.npz"), "-o", str(viewed)]) == 0
+    assert "holds a marker with 90%" in viewed.read_text("utf-8")
+    scaled = ["--model", str(tmp_path / "models" / "S1.osim")]
+    fitted = ["--fit", str(tmp_path / "fit" / "S1_Walking.npz")]
+    assert main(["view", *scaled, *fitted, "-o", str(viewed)]) == 2
+    assert "scaled already" in capsys.readouterr().err
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
     assert main(words) == 0
     assert "complete already" in capsys.readouterr().out

@@ -57,6 +57,26 @@ def test_view_refuses_bad_files(
     assert not (tmp_path / "page.html").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "Give --model, or --fit with a trial"),
+        (("--fit", "walk.npz", "--markers", "walk.trc"), "--markers has no effect with --fit"),
+        (("--fit", "walk.npz", "--partial"), "--partial has no effect with --fit"),
+        (("--fit", "walk.npz", "--ignore-constraints", "knee"), "--ignore-constraints has no effect"),
+        (("--fit", "walk.npz"), "No record of a subject beside walk.npz names it"),
+    ],
+)
+def test_view_refuses_what_has_no_meaning(
+    words: tuple[str, ...], told: str, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("view", *words, "-o", tmp_path / "page.html") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
+    assert not (tmp_path / "page.html").exists()
+
+
 def test_a_port_in_use_is_told(arm_osim: Path, capsys) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

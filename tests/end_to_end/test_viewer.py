@@ -15,6 +15,7 @@ import pytest
 from websockets.sync.client import connect
 
 from simspine_jax.capture import add_marker_noise, synthetic_motion
+from simspine_jax.viz.ellipsoids import ellipsoids_of
 from simspine_jax.viz.viewer import MARKER_COLOR, TARGET_COLOR, prepare_clip, write_html
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -46,7 +47,6 @@ def browser():
 def picture(browser, spine_model, tmp_path_factory):
     """RGB 0 … 255 [H, W, 3] of a page with capsules, markers and targets a few centimetres off."""
     import jax
-    from matplotlib.image import imread
 
     folder = tmp_path_factory.mktemp("viewer")
     q = synthetic_motion(spine_model, 8, 20.0, 1, "walk")
@@ -55,17 +55,8 @@ def picture(browser, spine_model, tmp_path_factory):
     page = write_html(spine_model, q, folder / "page.html", targets, rate_hz=20.0)
     until = time.monotonic() + DEADLINE_S
     with Browser(browser, page.path.as_uri(), folder / "profile", until) as view:
-        if not view.ask("Runtime.evaluate", expression=DRAWS)["result"]["value"]:
-            pytest.skip(f"{browser} draws nothing in three dimensions on this machine")
-        size = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
-        view.ask("Emulation.setDeviceMetricsOverride", **size)
-        while time.monotonic() < until:
-            encoded = view.ask("Page.captureScreenshot", format="png")["data"]
-            picture = np.rint(imread(io.BytesIO(base64.b64decode(encoded)))[..., :3] * 255).astype(int)
-            if close_to(scene_part(picture), TARGET_COLOR).any():
-                return picture
-            time.sleep(0.5)
-    pytest.fail(f"no target is drawn after {DEADLINE_S} s")
+        view.prepare()
+        return view.picture_of(lambda part: close_to(part, TARGET_COLOR).any(), "a target")
 
 
 class Browser:
@@ -103,6 +94,28 @@ class Browser:
                 assert "result" in reply, f"{method}: {reply}"
                 return reply["result"]
 
+    def prepare(self):
+        """Skips where nothing can be drawn; gives the page its size."""
+        if not self.evaluate(DRAWS):
+            pytest.skip("the browser draws nothing in three dimensions on this machine")
+        size = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
+        self.ask("Emulation.setDeviceMetricsOverride", **size)
+
+    def evaluate(self, expression):
+        return self.ask("Runtime.evaluate", expression=expression)["result"].get("value")
+
+    def picture_of(self, shows, what):
+        """The first picture whose part with the scene shows what is waited for."""
+        from matplotlib.image import imread
+
+        while time.monotonic() < self.until:
+            encoded = self.ask("Page.captureScreenshot", format="png")["data"]
+            picture = np.rint(imread(io.BytesIO(base64.b64decode(encoded)))[..., :3] * 255).astype(int)
+            if shows(scene_part(picture)):
+                return picture
+            time.sleep(0.5)
+        pytest.fail(f"{what} is not seen after {DEADLINE_S} s")
+
     def __enter__(self):
         return self
 
@@ -126,6 +139,18 @@ def capsules(picture):
     return (red - blue >= 10) & (red - blue <= 70) & (red >= green) & (green >= blue) & (red < 235)
 
 
+def violet(picture):
+    """Ellipsoids, through which other things shine."""
+    red, green, blue = np.moveaxis(picture, -1, 0)
+    return (red - green >= 25) & (blue - green >= 25)
+
+
+def amber(picture):
+    """Those that are cut."""
+    red, green, blue = np.moveaxis(picture, -1, 0)
+    return (red - blue >= 40) & (green - blue >= 15) & ~capsules(picture)
+
+
 def test_markers_targets_and_body_are_drawn(picture):
     part = scene_part(picture)
     assert close_to(part, TARGET_COLOR).sum() > 100
@@ -140,3 +165,26 @@ def test_the_person_is_upright_and_fully_in_view(picture):
     assert height > width
     assert columns.min() > 0
     assert columns.max() < RIGHT - LEFT - 1
+
+
+def test_a_box_hides_ellipsoids_and_shows_them_again(browser, spine_model, tmp_path):
+    q = synthetic_motion(spine_model, 8, 20.0, 1, "walk")
+    markers = prepare_clip(spine_model, q, None, 20.0).markers
+    covariance = np.zeros((*markers.shape, 3)) + 4e-4 * np.eye(3)
+    covariance[:, 3] = 4 * np.eye(3)
+    shells = ellipsoids_of(covariance, 0.9)
+    page = write_html(spine_model, q, tmp_path / "page.html", rate_hz=20.0, ellipsoids=shells)
+    until = time.monotonic() + DEADLINE_S
+    with Browser(browser, page.path.as_uri(), tmp_path / "profile", until) as view:
+        view.prepare()
+        many = view.picture_of(lambda part: violet(part).sum() > 500, "an ellipsoid")
+        assert amber(scene_part(many)).sum() > 2000
+        click = "{const box = document.querySelector('label input'); box.click(); box.checked}"
+        assert view.evaluate(click) is False
+        none = view.picture_of(lambda part: not violet(part).any(), "the body without ellipsoids")
+        assert not amber(scene_part(none)).any()
+        assert capsules(scene_part(none)).sum() > 1000
+        time.sleep(2.5 * len(q) / 20)  # through loops, which draw everything anew
+        assert not violet(scene_part(view.picture_of(lambda part: True, "the body"))).any()
+        assert view.evaluate(click) is True
+        view.picture_of(lambda part: violet(part).sum() > 500, "an ellipsoid again")

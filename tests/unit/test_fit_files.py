@@ -14,15 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from arm_captures import FRAMES, RATE_HZ, ArmCapture, capture_arm, fit_arm, on_an_arc
+from numpy.typing import NDArray
 from spine_trials import make_trial
 
 from simspine_jax.annotations import SpineTrial
 from simspine_jax.cli_fit import format_fitted, format_fitted_trial
+from simspine_jax.errors import FileFormatError, ShapeError
 from simspine_jax.fitting.subject import Clip, FitOptions, FitStatus, SubjectFit
 from simspine_jax.fitting.terms import markers_of
 from simspine_jax.fitting.uncertainty import Uncertainty, half_width, uncertainty_of
 from simspine_jax.geometry.cameras import project
 from simspine_jax.geometry.frames import yup_to_zup
+from simspine_jax.io.layout import ReleaseLayout
 from simspine_jax.io.npz import read_npz
 from simspine_jax.kinematics.curvature import COLUMN_NAMES, column_curvature
 from simspine_jax.kinematics.forward import forward_kinematics
@@ -30,7 +33,7 @@ from simspine_jax.kinematics.inverse import IKStatus
 from simspine_jax.kinematics.scaling import Measurement
 from simspine_jax.pipeline import FailedTrial, fit_files
 from simspine_jax.pipeline.fit import ChainResult
-from simspine_jax.pipeline.fit_files import held_out_views, poses_of, run_fit
+from simspine_jax.pipeline.fit_files import fit_page, fit_report, held_out_views, poses_of, run_fit
 from simspine_jax.pipeline.fit_results import (
     FittedMotion,
     FittedSubject,
@@ -38,11 +41,14 @@ from simspine_jax.pipeline.fit_results import (
     angles_of,
     lengths_found,
     read_motion_npz,
+    read_sizes,
 )
 from simspine_jax.pipeline.solving import Motion
 from simspine_jax.pipeline.sources import SubjectSource
 from simspine_jax.pipeline.stages import SubjectSize, TrialInput, Views
 from simspine_jax.skeleton import LUMBAR_LEVELS, TRC_NAMES
+from simspine_jax.viz.fit_viewer import fitted_view
+from simspine_jax.viz.viewer import prepare_clip
 
 if TYPE_CHECKING:
     from simspine_jax.kinematics.model import SpineModel
@@ -176,6 +182,46 @@ def test_a_motion_comes_back_with_its_intervals(
     assert (spread[5] > spread[4]).all(), "a frame without data is less sure than its neighbour"
 
 
+def test_a_fitted_trial_is_viewed_as_it_was_fitted(
+    go: Go, arm_model: SpineModel, seen: ArmCapture, sure: Uncertainty, tmp_path: Path
+) -> None:
+    go(Source(seen))
+    path = tmp_path / "fit" / "S1_Walking_1.npz"
+    motion, (segments, offsets) = read_motion_npz(path), read_sizes(path)
+    points = np.zeros((FRAMES, len(TRC_NAMES), 3))
+    view = fitted_view(arm_model, motion, segments, offsets, points)
+    assert view.rate_hz == pytest.approx(RATE_HZ)
+    assert view.targets is not None
+    assert np.isnan(view.targets).all(), "an arm has none of the points that are triangulated"
+    clip = prepare_clip(
+        arm_model, view.q, None, view.rate_hz, None, view.scale_factors, view.marker_offsets, view.ellipsoids
+    )
+    np.testing.assert_allclose(clip.markers, sure.fit.markers[0], atol=1e-6)
+    longest = half_width_of(sure.marker_covariance[0])
+    np.testing.assert_allclose(view.ellipsoids.half_axes[..., 2], longest, rtol=1e-6)
+    larger = [replace(segment, factors=(1.1, 1.1, 1.1)) for segment in segments]
+    with pytest.raises(ShapeError, match="not one that is scaled already"):
+        fitted_view(arm_model, motion, larger, offsets)
+    with pytest.raises(ShapeError, match="The fit's scaled bodies are not those of the model"):
+        fitted_view(arm_model, motion, segments[:1], offsets)
+    with pytest.raises(ShapeError, match="The fit's coordinates are not those of the model"):
+        fitted_view(arm_model, replace(motion, free_names=motion.free_names[::-1]), segments, offsets)
+
+
+def half_width_of(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of ellipsoids that hold 90 %, along their longest axes."""
+    return np.sqrt(6.251389 * np.linalg.eigvalsh(covariance)[..., -1])  # chi-squared's, of 3
+
+
+def test_a_motion_without_its_subject_is_told(go: Go, seen: ArmCapture, tmp_path: Path) -> None:
+    go(Source(seen))
+    path = tmp_path / "fit" / "S1_Walking_1.npz"
+    (path.parent / "other.json").write_text("[]")
+    assert len(read_sizes(path)[0]) == 2
+    with pytest.raises(FileFormatError, match=r"No record of a subject beside .*S1_Sitting\.npz names it"):
+        read_sizes(path.with_name("S1_Sitting.npz"))
+
+
 def test_a_complete_subject_is_not_done_again(go: Any, seen: ArmCapture, tmp_path: Path) -> None:
     first = only(go(Source(seen)))
     again = only(go(Source(seen)))
@@ -209,6 +255,10 @@ def test_poses_sizes_and_cameras_belong_together(go: Any, seen: ArmCapture, sure
 
 def test_what_can_not_be_fitted_is_told_in_a_sentence(go: Go, seen: ArmCapture, sure, tmp_path) -> None:
     go(Source(seen))
+    layout = ReleaseLayout(tmp_path)
+    pages = (fit_page(layout, "S1", "Walking 1"), fit_report(layout, "S1"))
+    for page in pages:
+        page.write_text("what it was")
     for status, words in ((FitStatus.TOO_LITTLE_DATA, "nothing to fit"), (FitStatus.FAILED, "got stuck")):
         (failed,) = go(Source(seen), fit=replace(sure.fit, status=status), force=True)
         assert isinstance(failed, FailedTrial)
@@ -216,6 +266,7 @@ def test_what_can_not_be_fitted_is_told_in_a_sentence(go: Go, seen: ArmCapture, 
         assert words in failed.reason
         assert not (tmp_path / "fit" / "S1.json").exists(), "what it was before doesn't hold any more"
         assert not (tmp_path / "fit" / "S1_Walking_1.npz").exists()
+        assert not any(page.exists() for page in pages)
     optical, good = go(Source(seen, "Sitting", optical=True), Source(seen))
     assert isinstance(optical, FailedTrial)
     assert "body markers" in optical.reason
@@ -266,7 +317,8 @@ def test_lengths_follow_the_derivative(arm_model: SpineModel, sure: Uncertainty)
 
 def test_angles_are_those_of_the_spine(spine_model: SpineModel) -> None:
     angles = angles_of(spine_model)
-    assert angles.names == ("lordosis", "kyphosis", *(f"{level}_Flex_Ext" for level in LUMBAR_LEVELS))
+    levels = tuple(f"{level}_Flex_Ext" for level in LUMBAR_LEVELS)
+    assert angles.names == ("lordosis", "kyphosis", "lumbar", *levels)
     lead = spine_model.free_names.index("L5_S1_Flex_Ext")
     q = spine_model.default_q.at[lead].add(-0.05)
     markers = jax.jit(forward_kinematics)(spine_model, q).markers
@@ -279,7 +331,8 @@ def test_angles_are_those_of_the_spine(spine_model: SpineModel) -> None:
     points = markers[np.array([spine_model.marker_names.index(n) for n in column])]
     wanted = column_curvature(points, lateral)
     np.testing.assert_allclose(value[:2], [wanted.lordosis, wanted.kyphosis], rtol=ROUNDING)
-    np.testing.assert_allclose(value[2], q[lead], rtol=ROUNDING)
+    np.testing.assert_allclose(value[3], q[lead], rtol=ROUNDING)
+    np.testing.assert_allclose(value[2], value[3:].sum(), rtol=ROUNDING)
     slopes = jax.jit(jax.jacrev(angles.output, argnums=1))(q, markers, ones)
     assert np.isfinite(slopes).all(), "keypoints that the model lacks don't spoil derivatives"
 
@@ -302,17 +355,17 @@ def test_a_subject_is_told_in_a_few_lines(go: Go, seen: ArmCapture) -> None:
 def spine_motion() -> FittedMotion:
     """Random numbers under a spine's names."""
     random, n = np.random.default_rng(0), 12
-    names = ("lordosis", "kyphosis", *(f"{level}_Flex_Ext" for level in LUMBAR_LEVELS))
+    names = ("lordosis", "kyphosis", "lumbar", *(f"{level}_Flex_Ext" for level in LUMBAR_LEVELS))
     used = np.ones(n, bool)
     used[4] = False
     return FittedMotion(
         np.arange(n) / 50, used, ("x",), random.normal(size=(n, 1)), np.ones((n, 1)), ("m",),
         random.normal(size=(n, 1, 3)), np.tile(np.eye(3), (n, 1, 1, 1)), names,
-        random.normal(size=(n, 8)), np.full((n, 8), 0.1),
+        random.normal(size=(n, 9)), np.full((n, 9), 0.1),
     )  # fmt: skip
 
 
-def test_angles_come_back_and_are_drawn(go: Go, seen: ArmCapture, tmp_path: Path) -> None:
+def test_angles_come_back(go: Go, seen: ArmCapture, tmp_path: Path) -> None:
     from simspine_jax.pipeline.fit_results import write_motion_npz
 
     motion, path = spine_motion(), tmp_path / "motion.npz"
@@ -322,17 +375,8 @@ def test_angles_come_back_and_are_drawn(go: Go, seen: ArmCapture, tmp_path: Path
     np.testing.assert_array_equal(back.angles, motion.angles)
     np.testing.assert_array_equal(back.angles_std, motion.angles_std)
     np.testing.assert_allclose(arrays["lordosis_low"], motion.angles[:, 0] - 0.1 * half_width(0.9))
+    np.testing.assert_allclose(arrays["lumbar_high"], motion.angles[:, 2] + 0.1 * half_width(0.9))
     assert arrays["lumbar_flexion"].shape == (12, 6)
     trial = only(go(Source(seen))).trials[0]
     lordosis = np.degrees(motion.angles[motion.used, 0].mean())
     assert f"lordosis {lordosis:.1f} ± 5.7 deg" in format_fitted_trial(trial, motion)
-    pytest.importorskip("matplotlib")
-    from simspine_jax.viz.figures import write_figure
-    from simspine_jax.viz.fit_figure import fit_figure
-
-    figure = fit_figure(motion, "S1_Walking", "a test's random numbers")
-    titles = [axes.get_title() for axes in figure.axes if axes.axison]
-    assert titles[:2] == ["Lordosis", "L5-S1, extension positive"]
-    assert len(titles) == 7
-    write_figure(tmp_path / "fit.png", figure)
-    assert (tmp_path / "fit.png").read_bytes()[:4] == b"\x89PNG"

@@ -18,11 +18,14 @@ from simspine_jax.io.sidecar import GeometryDescription, read_sidecar, write_sid
 from simspine_jax.kinematics.model import converted_path
 from simspine_jax.viz import viewer
 from simspine_jax.viz.bones import BodyMesh, capsule_figure, read_bones, read_stl
+from simspine_jax.viz.ellipsoids import LONGEST_M, Ellipsoids, ellipsoids_of
 
 TETRAHEDRON = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], float)
 FACES = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
 # The scene holds float32.
 FLOAT32_M = 1e-6
+# Ellipsoids are sent as exactly as 16 bits make them.
+FLOAT16 = 1e-3
 
 
 def write_stl(path, vertices=TETRAHEDRON, faces=FACES):
@@ -54,6 +57,16 @@ def clip(spine_model, q, poses):
     targets[1, 3] = np.nan
     targets[2] = np.nan
     return viewer.prepare_clip(spine_model, q, targets, 50.0)
+
+
+@pytest.fixture(scope="module")
+def ellipsoids(clip) -> Ellipsoids:
+    """Of each frame's own size; the first marker's reach too far, the second's are not known."""
+    covariance = np.zeros((*clip.markers.shape, 3))
+    covariance[:] = np.diag([1e-4, 4e-4, 9e-4]) * np.arange(1, clip.n_frames + 1)[:, None, None, None]
+    covariance[:, 0] = 4 * np.eye(3)
+    covariance[:, 1] = np.nan
+    return ellipsoids_of(covariance, 0.9)
 
 
 @pytest.fixture
@@ -115,6 +128,10 @@ def test_a_clip_follows_scale_factors_and_offsets(spine_model, q):
         ({"q": np.zeros((0, 40))}, r"q has shape \(0, 40\)"),
         ({"q": np.full((7, 40), np.nan)}, "all finite"),
         ({"targets": np.zeros((7, 5, 3))}, r"targets has shape \(7, 5, 3\); valid is \(7, 33, 3\)"),
+        (
+            {"ellipsoids": ellipsoids_of(np.zeros((7, 5, 3, 3)), 0.9)},
+            r"half axes of shape \(7, 5, 3\); valid is \(7, 33, 3\)",
+        ),
         ({"rate_hz": 0.0}, "rate_hz is 0.0"),
         ({"max_frames": 0}, "max_frames is 0; valid is at least 1"),
     ],
@@ -204,8 +221,53 @@ def test_the_page_says_what_it_shows(spine_model, q, poses, converted, tmp_path,
     assert capsys.readouterr().out == ""
 
 
+def test_a_page_with_ellipsoids_has_a_box_to_hide_them(spine_model, q, ellipsoids, tmp_path):
+    plain = viewer.write_html(spine_model, q, tmp_path / "plain.html", rate_hz=50.0)
+    page = viewer.write_html(spine_model, q, tmp_path / "page.html", rate_hz=50.0, ellipsoids=ellipsoids)
+    text, without = (
+        p.path.read_text(encoding="utf-8").rpartition("</body>")[0][-4000:] for p in (page, plain)
+    )
+    assert "holds a marker with 90%" in text
+    assert "likewise, but larger: cut at 0.5 m" in text
+    assert "show ellipsoids" in text
+    assert "show ellipsoids" not in without
+    assert "holds a marker" not in without
+    assert "cut at" not in viewer._legend(few(spine_model, q, ellipsoids))
+    assert "src=" not in text + without
+    assert page.size_bytes - plain.size_bytes < 60_000
+
+
+def few(model, q, ellipsoids):
+    """A clip without ellipsoids that are cut."""
+    none_cut = dataclasses.replace(ellipsoids, capped=np.zeros_like(ellipsoids.capped))
+    return viewer.prepare_clip(model, q, None, 50.0, ellipsoids=none_cut)
+
+
+def test_ellipsoids_follow_the_motion(spine_model, q, ellipsoids):
+    clip = viewer.prepare_clip(spine_model, q, None, 50.0, 4, ellipsoids=ellipsoids)
+    assert clip.stride == 2
+    with viewer._server("127.0.0.1", 0) as server:
+        scene = viewer.Scene(server, spine_model, clip, capsule_figure(spine_model, clip.rest))
+        for frame in (0, 3):
+            scene.show(frame)
+            shown = scene.ellipsoids
+            np.testing.assert_array_equal(shown.batched_positions, clip.markers[frame])
+            wanted = ellipsoids.half_axes[2 * frame]
+            np.testing.assert_allclose(shown.batched_scales, wanted, rtol=FLOAT16)
+            np.testing.assert_allclose(shown.batched_wxyzs, ellipsoids.quaternions[2 * frame], atol=FLOAT16)
+            np.testing.assert_allclose(shown.batched_scales[0], LONGEST_M, rtol=FLOAT16)
+            np.testing.assert_array_equal(shown.batched_scales[1], 0)
+            np.testing.assert_array_equal(
+                shown.batched_colors[:2], [viewer.CAPPED_COLOR, viewer.ELLIPSOID_COLOR]
+            )
+            # Deviations along x, y and z are 1, 2 and 3 centimetres in the first frame.
+            expected = 2.5003 * np.sqrt(2 * frame + 1) * np.array([0.01, 0.02, 0.03])
+            np.testing.assert_allclose(shown.batched_scales[2], expected, rtol=2 * FLOAT16)
+
+
 @pytest.fixture
-def player(spine_model, clip):
+def player(spine_model, clip, ellipsoids):
+    clip = dataclasses.replace(clip, ellipsoids=ellipsoids)
     with viewer._server("127.0.0.1", 0) as server:
         bones = capsule_figure(spine_model, clip.rest)
         scene = viewer.Scene(server, spine_model, clip, bones)
@@ -235,9 +297,10 @@ def test_the_player_plays_loops_and_stops(player, clip):
     assert controls.frame.value == 5
 
 
-def test_the_toggles_hide_bones_markers_and_targets(player):
+def test_the_toggles_hide_what_they_name(player):
     controls, scene = player
-    for toggle, node in zip(controls.toggles, (scene.bones, scene.markers, scene.targets), strict=True):
+    nodes = (scene.bones, scene.markers, scene.targets, scene.ellipsoids)
+    for toggle, node in zip(controls.toggles, nodes, strict=True):
         toggle.value = False
         assert not node.visible
         toggle.value = True
