@@ -44,6 +44,8 @@ class Whole:
         acceleration_precision: ``[C Q]`` of each clip's accelerations, (s^2/rad)^2.
         valid: frames that belong to a clip.
         rate_hz: frames a second.
+        spread: ``[C T S Q]`` poses beside each frame's own over which its objective is a mean; see
+            `fitting.spread`. One of zeros is the pose itself.
     """
 
     data: FrameData
@@ -53,6 +55,7 @@ class Whole:
     acceleration_precision: Float[Array, "C Q"]
     valid: Bool[Array, "C T"]
     rate_hz: Float[Array, ""]
+    spread: Float[Array, "C T S Q"]
 
 
 class _State(NamedTuple):
@@ -146,7 +149,7 @@ def held_at_bounds(whole: Whole, e: Equations, q: Float[Array, "C T Q"]) -> Bool
 
 def objective(setting: Setting, whole: Whole, q: Float[Array, "C T Q"], theta: Float[Array, " P"]) -> Array:
     """The whole objective."""
-    costs = _by_chunks(lambda data, pose: cost_of(setting, whole.fixed, theta, data, pose), whole.data, q)
+    costs = _by_chunks(lambda data, pose: cost_of(setting, whole.fixed, theta, data, pose), whole, q)
     return jnp.sum(costs) + _penalties(whole, q, theta)
 
 
@@ -171,7 +174,7 @@ def all_equations(
     def one(data: FrameData, pose: Array) -> Equations:
         return equations(setting, whole.fixed, theta, data, pose)
 
-    e = _summed_chunks(one, whole.data, q)
+    e = _summed_chunks(one, whole, q)
     pull = jax.grad(lambda x: _bending(whole, x))(q)
     return Equations(
         e.cost.reshape(clips, frames),
@@ -227,24 +230,35 @@ def _promise(whole: Whole, e: Equations, step: Float[Array, "C T Q"], move: Floa
     return -(jnp.sum(step * e.gradient) + move @ e.shared_gradient + 0.5 * second)
 
 
-def _by_chunks(function, data: FrameData, q: Float[Array, "C T Q"]):
-    rows, poses = chunked((data, q))
-    return lax.map(lambda part: function(*part), (rows, poses))
+def _averaged(function):
+    """The function's mean over the spread of a chunk's poses."""
+
+    def averaged(data: FrameData, pose: Float[Array, "W Q"], spread: Float[Array, "W S Q"]):
+        beside = jnp.moveaxis(pose[:, None] + spread, 1, 0)
+        if len(beside) == 1:
+            return function(data, beside[0])
+        return jax.tree.map(lambda x: jnp.mean(x, axis=0), lax.map(partial(function, data), beside))
+
+    return averaged
 
 
-def _summed_chunks(function, data: FrameData, q: Float[Array, "C T Q"]) -> Equations:
+def _by_chunks(function, whole: Whole, q: Float[Array, "C T Q"]):
+    return lax.map(lambda part: _averaged(function)(*part), chunked((whole.data, q, whole.spread)))
+
+
+def _summed_chunks(function, whole: Whole, q: Float[Array, "C T Q"]) -> Equations:
     """Equations of all frames; the shared parts are added up chunk by chunk."""
-    rows, poses = chunked((data, q))
+    chunks = chunked((whole.data, q, whole.spread))
     count = q.shape[0] * q.shape[1]
 
     def step(sums, part):
-        e = function(*part)
+        e = _averaged(function)(*part)
         sums = (sums[0] + e.shared_gradient, sums[1] + e.shared_matrix)
         return sums, (e.cost, e.gradient, e.matrix, e.border)
 
-    first = jax.eval_shape(function, *jax.tree.map(lambda x: x[0], (rows, poses)))
+    first = jax.eval_shape(_averaged(function), *jax.tree.map(lambda x: x[0], chunks))
     zeros = tuple(jnp.zeros(x.shape, x.dtype) for x in (first.shared_gradient, first.shared_matrix))
-    sums, parts = lax.scan(step, zeros, (rows, poses))
+    sums, parts = lax.scan(step, zeros, chunks)
     flat = (x.reshape(-1, *x.shape[2:])[:count] for x in parts)
     return Equations(*flat, *sums)
 

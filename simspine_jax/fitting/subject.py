@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from simspine_jax.arrays import Array, Float
 from simspine_jax.errors import ShapeError
-from simspine_jax.fitting.motion import acceleration_variances
 from simspine_jax.fitting.parameters import (
     PER_CAMERA,
     FitPriors,
@@ -37,6 +36,7 @@ from simspine_jax.fitting.parameters import (
     rig_of,
 )
 from simspine_jax.fitting.solving import Fitted, Whole, descend
+from simspine_jax.fitting.spread import PAIRS, no_spread, posterior_moments
 from simspine_jax.fitting.terms import Fixed, FrameData, Setting, Term, all_expected, look, markers_of
 from simspine_jax.geometry.cameras import Cameras
 from simspine_jax.kinematics.model import SpineModel
@@ -87,6 +87,8 @@ class FitOptions:
         acceleration_std: of each free coordinate, rad/s^2 or m/s^2, from one frame to the next; but see
             `ALONE_ACCELERATION_STD`. A first guess where it is ``adaptive``.
         adaptive: whether to find from each clip how fast each of its coordinates changes; in float64 alone.
+        marginal: whether what all frames share is found for the poses that the data leave possible, as
+            `fitting.spread` has it, and not for the likeliest alone; in float64 alone.
         pose_std: of inner coordinates from the model's default pose, rad or m; the root is free.
             The pull counts once in a clip, shared by its frames: counted in every frame, it would outweigh
             what is seen of someone who sits, and sizes and offsets would make up for it.
@@ -103,6 +105,7 @@ class FitOptions:
     priors: FitPriors = _PRIORS
     acceleration_std: float = 10.0
     adaptive: bool = True
+    marginal: bool = True
     pose_std: float = 1.0
     marker_std_m: float = 0.01
     noise_px: float | None = None
@@ -255,12 +258,16 @@ def fit_subject(
         none = Fitted(q, theta, jnp.asarray(jnp.nan), jnp.int32(0), jnp.asarray(False))
         return _result(setting, whole, none, seen, None, 1.0, FitStatus.TOO_LITTLE_DATA)
     # Second differences of nearly equal variances are lost in float32.
-    adaptive = options.adaptive and q.dtype == jnp.float64
+    exact = q.dtype == jnp.float64
+    if options.marginal and exact:
+        whole = replace(whole, spread=no_spread(q.shape, q.dtype, 2 * PAIRS))
     noise = _Noise.first(seen, options)
     fitted, tau = None, 1.0
     for number in range(options.rounds):
         last = number == options.rounds - 1
         whole = _with_noise(whole, seen, noise, tau)
+        if number and exact:
+            whole = _with_moments(setting, whole, q, theta, options, alone=seen.by_one_camera)
         whole = _with_velocity(setting, whole, q, theta, seen)
         fitted = descend(
             setting, whole, q, theta, options.max_steps if last else 15,
@@ -272,12 +279,11 @@ def fit_subject(
         if not last and n_cameras:
             noise = noise if options.noise_px is not None else _Noise.found(seen, residual)
             tau = _correlation(seen, misses) if options.correlated else 1.0
-        if not last and adaptive:
-            whole = _with_accelerations(setting, whole, fitted, alone=seen.by_one_camera)
         if tell is not None:
             tell(f"round {number + 1} of {options.rounds}: {int(fitted.steps)} steps, median reprojection "
                  f"{np.nanmedian(np.where(seen.known, residual, np.nan)):.2f} px")  # fmt: skip
     assert fitted is not None
+    whole = replace(whole, spread=no_spread(q.shape, q.dtype))
     return _result(setting, whole, fitted, seen, noise, tau, _status(fitted, options))
 
 
@@ -461,6 +467,7 @@ def _whole(
         ),
         jnp.asarray(seen.valid),
         jnp.asarray(rate_hz, dtype),
+        no_spread((*seen.valid.shape, model.n_free), dtype),
     )
 
 
@@ -472,9 +479,18 @@ def _acceleration_std(model: SpineModel, options: FitOptions, *, alone: bool) ->
     return std
 
 
-def _with_accelerations(setting: Setting, whole: Whole, fitted: Fitted, *, alone: bool) -> Whole:
-    """How fast each coordinate changes, as found; but for the body's place where one camera sees it."""
-    found = 1 / acceleration_variances(setting, whole, fitted.q, fitted.theta)
+def _with_moments(
+    setting: Setting, whole: Whole, q: Array, theta: Array, options: FitOptions, *, alone: bool
+) -> Whole:
+    """Poses spread, and how fast each coordinate changes; but for the body's place seen by one camera."""
+    if not (options.marginal or options.adaptive):
+        return whole
+    moments = posterior_moments(setting, whole, q, theta)
+    if options.marginal:
+        whole = replace(whole, spread=moments.spread)
+    if not options.adaptive:
+        return whole
+    found = 1 / moments.acceleration_variances
     if alone:
         slides = _root_slides(whole.fixed.model)
         found = found.at[:, slides].set(whole.acceleration_precision[:, slides])

@@ -24,6 +24,7 @@ from simspine_jax.fitting.parameters import (
     rotation_of,
 )
 from simspine_jax.fitting.solving import Whole, all_equations, objective
+from simspine_jax.fitting.spread import no_spread
 from simspine_jax.fitting.subject import (
     Clip,
     FitOptions,
@@ -206,6 +207,7 @@ def test_covariances_are_blocks_of_the_dense_inverse(problem, arm_model: SpineMo
     whole = Whole(
         clips, fixed, jnp.asarray(prior.precision), jnp.asarray(prior.free, jnp.float64),
         jnp.linspace(0.01, 0.02, n)[None], jnp.ones((1, FRAMES), bool), jnp.asarray(5.0),
+        no_spread((1, FRAMES, n), q.dtype),
     )  # fmt: skip
 
     def total(x: jax.Array) -> jax.Array:
@@ -312,7 +314,7 @@ def test_a_pose_that_is_held_is_not_pulled_to_the_default(arm_model: SpineModel,
     std = uncertainty_of(fit).pose_std[0].mean(axis=0)
     for column in inner:
         assert abs(off[column]) < 3 * std[column], names[column]
-        assert abs(off[column]) < 0.1, names[column]
+        assert abs(off[column]) < 0.15, names[column]
 
 
 def test_a_joint_at_its_bound_does_not_spoil_its_pace(arm_model: SpineModel, cameras: Cameras, made) -> None:

@@ -1,6 +1,7 @@
 """A small training as a program of its own, which tests kill, give several devices or leave no room.
 
-``python training_program.py FOLDER NAME=VALUE …`` prints a line after each step that it logs; notes go to stderr.
+``python training_program.py FOLDER NAME=VALUE …`` prints a line after each step that it logs; notes go to
+stderr.
 """
 
 from __future__ import annotations

@@ -1,0 +1,84 @@
+"""Poses as they may be, not only as they are likeliest, for what all frames share.
+
+Sizes, offsets and cameras that are likeliest together with all poses are biased, however many frames there
+are (J. Neyman and E. Scott, 1948): noise makes limbs longer, for the distance of two shaky points is, and a
+longer lever needs slower joints, which the prior on motion likes. What counts is how well they explain the
+pictures for all poses that these leave possible. So poses get a normal distribution, as wide as the data
+leave them, and the objective becomes its mean over them: the lower bound of the evidence, which is raised by
+the means with the shared vector and by the widths in turn (M. Opper and C. Archambeau, The variational
+Gaussian approximation revisited, 2009; T. Barfoot et al., Exactly sparse Gaussian variational inference,
+2020).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from simspine_jax.arrays import Array, Float
+from simspine_jax.fitting.motion import acceleration_variances
+from simspine_jax.fitting.solving import Whole, all_equations, factorised, held_at_bounds
+from simspine_jax.fitting.terms import Setting
+from simspine_jax.solvers.bordered import frame_covariances
+
+PAIRS = 2
+"""Poses on either side of each frame's own over which the mean is taken."""
+
+WIDEST = 0.5
+"""rad and m: beyond it a joint that isn't seen is no longer told from others by a few poses."""
+
+
+def no_spread(shape: tuple[int, int, int], dtype: jnp.dtype, count: int = 1) -> Float[Array, "C T S Q"]:
+    """The poses themselves.
+
+    Args:
+        shape: C, T and Q.
+        dtype: of the computation.
+        count: S; as many as there will be need no other program.
+    """
+    clips, frames, n = shape
+    return jnp.zeros((clips, frames, count, n), dtype)
+
+
+class Moments(NamedTuple):
+    """What is known of poses beside their means.
+
+    Attributes:
+        spread: ``[C T S Q]`` poses beside each frame's own, drawn in pairs from what the data leave of it.
+        acceleration_variances: ``[C Q]``; see `fitting.motion`.
+    """
+
+    spread: Float[Array, "C T S Q"]
+    acceleration_variances: Float[Array, "C Q"]
+
+
+def posterior_moments(
+    setting: Setting, whole: Whole, q: Float[Array, "C T Q"], theta: Float[Array, " P"]
+) -> Moments:
+    """What a fit leaves open of its poses.
+
+    The draws are the same in each call but for their widths, so that a descent on them ends.
+
+    Args:
+        setting: static.
+        whole: data and priors.
+        q: poses, the means.
+        theta: the shared vector, as if it were known.
+    """
+    drawn = np.random.default_rng(0).standard_normal((*q.shape[:2], PAIRS, q.shape[2]))
+    return _moments(setting, whole, q, theta, jnp.asarray(drawn, q.dtype))
+
+
+@partial(jax.jit, static_argnums=0)
+def _moments(setting: Setting, whole: Whole, q: Array, theta: Array, drawn: Array) -> Moments:
+    e = all_equations(setting, whole, q, theta)
+    held = held_at_bounds(whole, e, q)
+    factor = factorised(whole, e, held, 0.0)[0].banded
+    root = jnp.linalg.cholesky(jnp.moveaxis(frame_covariances(factor), 1, 0))
+    beside = jnp.einsum("ctij,ctsj->ctsi", root, drawn)
+    beside = jnp.where(held[:, :, None], 0.0, jnp.clip(jnp.nan_to_num(beside), -WIDEST, WIDEST))
+    return Moments(jnp.concatenate([beside, -beside], axis=2), acceleration_variances(whole, q, held, factor))
