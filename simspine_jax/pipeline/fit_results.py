@@ -233,7 +233,7 @@ _default_markers = jax.jit(marker_jacobian, static_argnums=0)
 def offsets_found(sure: Uncertainty) -> tuple[FittedMarker, ...]:
     """Offsets of each marker."""
     layout, names = sure.fit.setting.layout, sure.fit.whole.fixed.model.marker_names
-    std = _deviations(sure)[layout.n_scales : layout.n_body].reshape(-1, 3)
+    std = _deviations(sure)[layout.n_scales : layout.n_scales + layout.n_offsets].reshape(-1, 3)
     spread = np.full((layout.n_markers, 3), np.nan)
     for group, row in zip(layout.markers, std, strict=True):
         spread[[marker for marker in group if marker >= 0]] = row
