@@ -188,21 +188,17 @@ def departing_lumbar(model: SpineModel) -> SpineModel:
     )
 
 
-def departing_to_free(model: SpineModel, q: Float[Array, "*batch D"]) -> Float[Array, "*batch F"]:
-    """The same pose for ``free_lumbar(model)``: each level's own angle, where the model has all axes.
+def departing_to_free(m: CoordinateMap, q: Float[Array, "*batch D"]) -> Float[Array, "*batch F"]:
+    """The same pose for `free_lumbar` (of the axes that are coupled): each level's own angle.
 
     Args:
-        model: the coupled model.
-        q: free coordinates of ``departing_lumbar(model)``, radians and metres.
+        m: of `departing_lumbar`; the result's order is that of its ``free_indices``, sorted.
+        q: free coordinates of the model with departures, radians and metres.
 
     Raises:
-        ShapeError: ``q`` doesn't fit the model with departures.
-        UnsupportedModelError: as `rhythm_of`.
+        ShapeError: ``q`` doesn't fit the map.
     """
-    rhythm = rhythm_of(model)
-    m = rhythm.coordinate_map
-    q = _checked(q, len(m.free_indices), f"the departing model's {len(m.free_indices)}")
-    rows = np.sort(m.free_indices)
+    q, rows = _checked(q, len(m.free_indices), f"the map's {len(m.free_indices)}"), np.sort(m.free_indices)
     own = jnp.einsum("fd,...d->...f", jnp.asarray(m.full_matrix[rows], q.dtype), q, precision="highest")
     return own + jnp.asarray(m.full_offset[rows], q.dtype)
 

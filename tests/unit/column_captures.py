@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from simspine_jax.fitting.parameters import FitPriors, Segment, make_layout
+from simspine_jax.fitting.parameters import FitPriors, Layout, Segment, make_layout
 from simspine_jax.fitting.subject import Clip, FitOptions, Start, SubjectFit, fit_subject
 from simspine_jax.fitting.terms import Setting, markers_of
 from simspine_jax.kinematics.lumbar import departing_lumbar
@@ -95,7 +95,7 @@ def column_markers(
     return np.asarray(found) + noise_m * random.normal(size=found.shape)
 
 
-def column_layout(model: SpineModel):
+def column_layout(model: SpineModel) -> Layout:
     """Sizes and offsets alone."""
     return make_layout(model, 0, biased=False, segments=SEGMENTS)
 
