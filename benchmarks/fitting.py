@@ -105,8 +105,8 @@ SUBJECT_WORKLOADS = (
 
 LUMBAR_ROWS = (
     Metric("fitting/lumbar_rhythm_share_err_ratio", "ratio", "lower", _SOLVED, 1.0,
-           "Error of lumbar levels' learned shares in the motion over that of the model's shares; other rhythms "
-           "than the model's, little noise."),
+           "Error of lumbar levels' learned shares in the motion over that of the model's; subjects in other "
+           "rhythms, little noise."),
     Metric("fitting/lumbar_evidence_right", "subjects", "higher", None, None,
            "Of ten, those for whom the evidence is for the model's rhythm or against it as is true."),
     Metric("fitting/lumbar_rhythm_share_err_ratio/paper_noise", "ratio", "lower", _SOLVED, None,

@@ -104,7 +104,7 @@ def _learned(place: Workplace, model: SpineModel, seed: int, noise: DetectorNois
     if other:
         precision = share_precision(rhythm, PRIORS.rhythm)
         drawn = np.random.default_rng([seed, 9]).standard_normal(len(change))
-        change = np.linalg.solve(np.linalg.cholesky(precision).T, drawn)
+        change = np.asarray(np.linalg.solve(np.linalg.cholesky(precision).T, drawn), np.float64)
     mover = _with_change(model, change)
     world = make_world(mover, seed, noise, clips=place.size(CLIPS, 2), frames=place.size(FRAMES, 12))
     fit = fit_trials(model, world.trials, FitOptions(replace(PRIORS, bias=0.0), lumbar="rhythm"))

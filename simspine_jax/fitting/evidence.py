@@ -96,7 +96,7 @@ def power_of(
     if setting.layout.n_cameras:
         off.append((all_expected(setting, whole.fixed, theta, data, q) - data.keypoints, weighted.precision))
         known.append((data.precision, usable[..., None, None]))
-    curved, varied, count = 0.0, 0.0, 0.0
+    curved = varied = count = jnp.zeros((), q.dtype)
     for (residual, now), (before, counts) in zip(off, known, strict=True):
         parts, there = residual.shape[-1], (before > 0) & counts
         weight = now / jnp.where(before > 0, before, 1.0)

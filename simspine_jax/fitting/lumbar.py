@@ -62,8 +62,14 @@ class LumbarEvidence:
         return f"evidence {side} the model's rhythm: {words}"
 
 
-class _Point(NamedTuple):
-    """A problem and where its objective is least."""
+class Solved(NamedTuple):
+    """A problem and where its objective is least.
+
+    Attributes:
+        setting: static part of the problem.
+        whole: its arrays.
+        fitted: poses and shared vector.
+    """
 
     setting: Setting
     whole: Whole
@@ -71,9 +77,7 @@ class _Point(NamedTuple):
 
 
 def released(
-    setting: Setting,
-    whole: Whole,
-    fitted: Fitted,
+    coupled: Solved,
     treatment: Lumbar,
     *,
     rhythm_share: float,
@@ -81,13 +85,11 @@ def released(
     correlation: float,
     max_steps: int,
     tolerance: float,
-) -> tuple[Setting, Whole, Fitted, LumbarEvidence]:
-    """A coupled fit gone on with a rhythm of its own or free levels, and the evidence for it.
+) -> tuple[Solved, LumbarEvidence]:
+    """A coupled fit gone on with a rhythm of the subject's own or free levels, and the evidence for it.
 
     Args:
-        setting: of the coupled fit, likewise what follows.
-        whole: data, noise and priors.
-        fitted: poses and shared vector.
+        coupled: fit, whose noise and accelerations stay.
         treatment: ``rhythm`` or ``free``.
         rhythm_share: deviation of each level's multiple, as a share of the model's.
         level_std: deviation of free levels from the rhythm, rad.
@@ -98,17 +100,17 @@ def released(
     Raises:
         UnsupportedModelError: the model has no coupled lumbar levels.
     """
-    coupled = _Point(setting, whole, fitted)
     start = _with_rhythm(coupled, rhythm_share) if treatment == "rhythm" else _with_levels(coupled, level_std)
-    found = start._replace(
-        fitted=descend(start.setting, start.whole, *start.fitted[:2], max_steps, tolerance)
+    fitted = descend(start.setting, start.whole, *start.fitted[:2], max_steps, tolerance)
+    found = start._replace(fitted=fitted)
+    power = power_of(*coupled[:2], *coupled.fitted[:2], correlation)
+    before, after = (
+        float(log_evidence(*p[:2], *p.fitted[:2], held, power)) for p, held in _held(coupled, found)
     )
-    power = power_of(setting, whole, *fitted[:2], correlation)
-    logs = [float(log_evidence(*p[:2], *p.fitted[:2], h, power)) for p, h in _held(coupled, found)]
-    return *found, LumbarEvidence(treatment, *logs, float(power))
+    return found, LumbarEvidence(treatment, before, after, float(power))
 
 
-def _held(coupled: _Point, found: _Point) -> list[tuple[_Point, Array]]:
+def _held(coupled: Solved, found: Solved) -> list[tuple[Solved, Array]]:
     """Both with the coordinates that one of them holds at a bound."""
     n = coupled.fitted.q.shape[-1]
     first, second = (_at_bounds(*p[:2], *p.fitted[:2]) for p in (coupled, found))
@@ -123,7 +125,7 @@ def _at_bounds(
     return held_at_bounds(whole, all_equations(setting, whole, q, theta), q)
 
 
-def _with_rhythm(p: _Point, share: float) -> _Point:
+def _with_rhythm(p: Solved, share: float) -> Solved:
     """The shared vector with the rhythm's numbers after those of the body."""
     model, layout = p.whole.fixed.model, p.setting.layout
     rhythm = rhythm_of(model)
@@ -141,7 +143,7 @@ def _with_rhythm(p: _Point, share: float) -> _Point:
         free=widened(p.whole.free, 1.0),
     )
     setting = replace(p.setting, layout=replace(layout, rhythm=rhythm))
-    return _Point(setting, whole, p.fitted._replace(theta=widened(p.fitted.theta)))
+    return Solved(setting, whole, p.fitted._replace(theta=widened(p.fitted.theta)))
 
 
 def share_precision(rhythm: Rhythm, share: float) -> NDArray[np.float64]:
@@ -155,7 +157,7 @@ def share_precision(rhythm: Rhythm, share: float) -> NDArray[np.float64]:
     return precision
 
 
-def _with_levels(p: _Point, std: float) -> _Point:
+def _with_levels(p: Solved, std: float) -> Solved:
     """Coordinates for departures from the rhythm, whose accelerations are as large as their leaders'."""
     q, fixed = p.fitted.q, p.whole.fixed
     leads = rhythm_of(fixed.model).leads
@@ -171,4 +173,4 @@ def _with_levels(p: _Point, std: float) -> _Point:
     whole = replace(
         p.whole, fixed=fixed, acceleration_precision=jnp.concatenate([paces, paces[:, leads]], axis=1)
     )
-    return _Point(p.setting, whole, p.fitted._replace(q=jnp.concatenate([q, none], axis=-1)))
+    return Solved(p.setting, whole, p.fitted._replace(q=jnp.concatenate([q, none], axis=-1)))

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from simspine_jax.arrays import Array, Float
 from simspine_jax.errors import ShapeError, UnknownNameError
-from simspine_jax.fitting.lumbar import Lumbar, LumbarEvidence, released
+from simspine_jax.fitting.lumbar import Lumbar, LumbarEvidence, Solved, released
 from simspine_jax.fitting.motion import acceleration_variances
 from simspine_jax.fitting.parameters import (
     PER_CAMERA,
@@ -295,8 +295,8 @@ def fit_subject(
     assert fitted is not None
     lumbar = None
     if options.lumbar != "coupled":
-        setting, whole, fitted, lumbar = released(
-            setting, whole, fitted, options.lumbar,
+        (setting, whole, fitted), lumbar = released(
+            Solved(setting, whole, fitted), options.lumbar,
             rhythm_share=options.priors.rhythm, level_std=options.lumbar_std, correlation=tau,
             max_steps=options.max_steps, tolerance=options.tolerance,
         )  # fmt: skip

@@ -188,10 +188,9 @@ def test_files_hold_each_levels_own_angle(column: SpineModel, how: str, request)
 def test_a_subjects_lumbar_levels_come_back_and_are_told(tmp_path: Path) -> None:
     levels = (FittedLevel("L5_S1_Flex_Ext", 0.2, 0.02, 0.14, 0.04),)
     lumbar = FittedLumbar("rhythm", -5.0, -1.0, 4.0, "evidence against it: strong", ("lumbar2",), levels)
-    nothing: tuple[()] = ()
     subject = FittedSubject(
-        "S1", "converged", 3, 1.0, None, None, None, 1.0, *((nothing,) * 8), lumbar
-    )  # fmt: skip
+        "S1", "converged", 3, 1.0, None, None, None, 1.0, (), (), (), (), (), (), (), (), lumbar
+    )
     path, key = tmp_path / "S1.json", {"version": "1"}
     for result in (subject, replace(subject, lumbar=None)):
         write_subject_json(path, result, key, [])
