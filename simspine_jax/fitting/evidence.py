@@ -21,11 +21,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from simspine_jax.arrays import Array, Bool, Float
 from simspine_jax.fitting.solving import Whole, all_equations, factorised, objective
 from simspine_jax.fitting.terms import (
-    Equations,
     FrameData,
     Setting,
     all_expected,
@@ -57,9 +57,11 @@ def log_evidence(
         held: coordinates at their bounds, taken as known; the same for all models that are compared.
         power: of the data's likelihood; see `power_of`.
     """
-    prior = replace(whole, data=_left_nothing(setting, whole, q, theta, power))
-    e, own = (all_equations(setting, w, q, theta) for w in (whole, prior))
-    costs = [objective(setting, w, q, theta) for w in (whole, prior)]
+    still = _left_nothing(setting, whole, q, theta, power)
+    # One program for both: compiling it takes most of the time.
+    both = jax.tree.map(lambda *x: jnp.stack(x), whole.data, still)
+    pair = lax.map(lambda data: all_equations(setting, replace(whole, data=data), q, theta), both)
+    e, own = (jax.tree.map(lambda x, i=i: x[i], pair) for i in range(2))
     gradient, shared = (
         power * (a - b) + b for a, b in ((e.gradient, own.gradient), (e.shared_gradient, own.shared_gradient))
     )
@@ -67,7 +69,7 @@ def log_evidence(
     right = jnp.moveaxis(jnp.where(held | ~whole.valid[..., None], 0.0, gradient), 1, 0)
     step, move = solve_bordered(factor, sides, right, shared * whole.free)
     left = jnp.sum(step * right) + move @ (shared * whole.free)
-    cost = power * (costs[0] - costs[1]) + costs[1]
+    cost = power * jnp.sum(e.cost - own.cost) + objective(setting, replace(whole, data=still), q, theta)
     return -cost + 0.5 * (left - log_determinant_bordered(factor) + _prior_determinant(whole))
 
 
@@ -116,14 +118,16 @@ def _curvature(weight: Array, parts: int) -> Array:
 def _left_over(setting: Setting, whole: Whole, q: Array, theta: Array, count: Array) -> Array:
     """Share of the errors' variance that fitting has left: 1 less the unknowns that the data determine."""
     held = jnp.broadcast_to(~whole.valid[..., None], q.shape)
-    ones = [
-        all_equations(setting, replace(whole, data=_left_nothing(setting, whole, q, theta, p)), q, theta)
-        for p in (1.0, 0.0)
-    ]
+    still = _left_nothing(setting, whole, q, theta, 1.0)
+    e = all_equations(setting, replace(whole, data=still), q, theta)
+    pull = pose_precision(whole.fixed, whole.data)[..., None] * jnp.eye(q.shape[-1], dtype=q.dtype)
+    known = e._replace(
+        matrix=pull, border=jnp.zeros_like(e.border), shared_matrix=jnp.asarray(whole.prior_precision)
+    )
 
     def determinant(power: Array) -> Array:
-        mixed = jax.tree.map(lambda a, b: b + power * (a - b), *ones)
-        return log_determinant_bordered(factorised(whole, Equations(*mixed), held, 0.0)[0])
+        mixed = jax.tree.map(lambda a, b: b + power * (a - b), e, known)
+        return log_determinant_bordered(factorised(whole, mixed, held, 0.0)[0])
 
     one = jnp.ones((), q.dtype)
     determined = jax.jvp(determinant, (one,), (one,))[1]

@@ -13,17 +13,15 @@ known by their sum alone; how that is shared is then what the prior says.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from simspine_jax.arrays import Array, Bool, Float
+from simspine_jax.arrays import Array
 from simspine_jax.fitting.evidence import log_evidence, power_of
-from simspine_jax.fitting.solving import Fitted, Whole, all_equations, descend, held_at_bounds
+from simspine_jax.fitting.solving import Fitted, Whole, descend
 from simspine_jax.fitting.terms import Setting
 from simspine_jax.kinematics.lumbar import Rhythm, departing_lumbar, rhythm_of
 
@@ -111,18 +109,14 @@ def released(
 
 
 def _held(coupled: Solved, found: Solved) -> list[tuple[Solved, Array]]:
-    """Both with the coordinates that one of them holds at a bound."""
-    n = coupled.fitted.q.shape[-1]
-    first, second = (_at_bounds(*p[:2], *p.fitted[:2]) for p in (coupled, found))
-    both = first | second[..., :n]
-    return [(coupled, both), (found, jnp.concatenate([both, second[..., n:]], axis=-1))]
-
-
-@partial(jax.jit, static_argnums=0)
-def _at_bounds(
-    setting: Setting, whole: Whole, q: Float[Array, "C T Q"], theta: Float[Array, " P"]
-) -> Bool[Array, "C T Q"]:
-    return held_at_bounds(whole, all_equations(setting, whole, q, theta), q)
+    """Both with the coordinates that are at a bound in one of them; departures have none."""
+    q, other = coupled.fitted.q, found.fitted.q
+    model = coupled.whole.fixed.model
+    low, high = (x.astype(q.dtype) for x in (model.lower, model.upper))
+    at = [(x <= low) | (x >= high) for x in (q, other[..., : q.shape[-1]])]
+    both = at[0] | at[1]
+    more = ((0, 0), (0, 0), (0, other.shape[-1] - q.shape[-1]))
+    return [(coupled, both), (found, jnp.pad(both, more))]
 
 
 def _with_rhythm(p: Solved, share: float) -> Solved:
