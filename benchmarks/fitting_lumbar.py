@@ -84,7 +84,7 @@ def _rows(place: Workplace, level: float, suffix: str) -> Iterator[Measurement]:
     others = [f for f in found if f.other]
     data = (
         f"{DATA}a detector without constant errors, errors {level:g} times the paper's; {count} subjects in "
-        f"the model's lumbar rhythm and {count} whose levels' ratios are drawn from the fit's prior, 30 % off; "
+        f"the model's rhythm and {count} whose levels' ratios are drawn from the fit's prior, 30 % off; "
         "all bend their lumbar spines to and fro, by 20, 15 and 8 degrees about three axes"
     )
     learned, known = (100 * fmean(float(np.abs(x).mean()) for x in xs) for xs in (
@@ -113,10 +113,8 @@ def _learned(place: Workplace, model: SpineModel, seed: int, noise: DetectorNois
         drawn = np.random.default_rng([seed, 9]).standard_normal(len(change))
         change = np.asarray(np.linalg.solve(np.linalg.cholesky(precision).T, drawn), np.float64)
     mover = _with_change(model, change)
-    names = (model.free_names[axis.leader] for axis in rhythm.axes)
-    bends = {
-        n: np.deg2rad(BENDS_DEG[n]) / sum(axis.ratios) for n, axis in zip(names, rhythm.axes, strict=True)
-    }
+    leaders = {model.free_names[axis.leader]: sum(axis.ratios) for axis in rhythm.axes}
+    bends = {name: np.deg2rad(BENDS_DEG[name]) / whole for name, whole in leaders.items()}
     clips, frames = place.size(CLIPS, 2), place.size(FRAMES, 12)
     world = make_world(mover, seed, noise, clips=clips, frames=frames, bends=bends)
     fit = fit_trials(model, world.trials, FitOptions(replace(PRIORS, bias=0.0), lumbar="rhythm"))
