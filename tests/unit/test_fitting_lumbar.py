@@ -138,6 +138,7 @@ def test_derivatives_by_the_rhythm_are_those_of_the_objective(other: SubjectFit)
     assert np.abs(layout.shares(by_theta)).min() > 0
 
 
+@pytest.mark.slow
 def test_evidence_is_that_of_the_dense_matrix(loose: SubjectFit) -> None:
     setting, whole, q, theta, power = loose.setting, loose.whole, jnp.asarray(loose.q), loose.theta, 1.5
     still = replace(whole, data=_left_nothing(setting, whole, q, theta, power))
