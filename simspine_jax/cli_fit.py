@@ -243,8 +243,8 @@ def _lumbar_lines(lumbar: FittedLumbar) -> list[str]:
     ]
     if lumbar.unmarked:
         lines.append(
-            f"  no marker on {listed(lumbar.unmarked)}: of the levels above and below the sum alone is seen, "
-            "and what each has of it is mostly the prior's"
+            f"  no marker on {listed(lumbar.unmarked)}: the levels above and below are told apart by little; "
+            "what stays as unsure as the prior was not learned"
         )
     rows: list[tuple[str, ...]] = [("level", "share %", "model's", "prior ±")]
     for level in lumbar.levels:

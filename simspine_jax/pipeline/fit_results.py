@@ -172,7 +172,7 @@ class FittedLumbar:
         log_evidence_free: likewise for the treatment, up to the same.
         log_bayes_factor: their difference; below 0 the pictures speak for the model's rhythm.
         verdict: the same in words.
-        unmarked: lumbar vertebrae without a marker: of the levels above and below them the sum alone is seen.
+        unmarked: lumbar vertebrae without a marker: the levels above and below them are told apart by little.
         levels: the subject's rhythm; none for free levels.
     """
 
