@@ -6,8 +6,8 @@ its frames share, five numbers for each axis, as their sum stays; the prior keep
 free levels each frame departs from the model's rhythm by itself, as far as a second prior lets it.
 
 Which of them the pictures speak for is told by evidence (`fitting.evidence`), under the noise and the
-accelerations that the coupled fit has found. The two levels round a vertebra without a marker are told apart by
-little, and all of them by a motion that hardly bends them; then deviations stay what the prior says.
+accelerations that the coupled fit has found. The two levels round a vertebra without a marker are told apart
+by little, and all of them by a motion that hardly bends them; then deviations stay what the prior says.
 """
 
 from __future__ import annotations
