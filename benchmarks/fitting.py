@@ -103,8 +103,28 @@ SUBJECT_WORKLOADS = (
     Workload(("fitting/vs_scipy",), _subjects("against_scipy")),
 )  # fmt: skip
 
+LUMBAR_ROWS = (
+    Metric("fitting/lumbar_rhythm_share_err_ratio", "ratio", "lower", _SOLVED, 1.0,
+           "Error of lumbar levels' learned shares in the motion over that of the model's; subjects in other "
+           "rhythms, little noise."),
+    Metric("fitting/lumbar_evidence_right", "subjects", "higher", None, None,
+           "Of ten, those for whom the evidence is for the model's rhythm or against it as is true."),
+    Metric("fitting/lumbar_rhythm_share_err_ratio/paper_noise", "ratio", "lower", _SOLVED, None,
+           "The first at the paper's noise."),
+    Metric("fitting/lumbar_evidence_right/paper_noise", "subjects", "higher", None, None, "Likewise."),
+)  # fmt: skip
+_lumbar = partial(late, "fitting_lumbar")
+LUMBAR_WORKLOADS = tuple(
+    Workload(
+        (f"fitting/lumbar_rhythm_share_err_ratio{suffix}", f"fitting/lumbar_evidence_right{suffix}"),
+        _lumbar(f"rhythm_{noise}_noise"),
+    )
+    for noise, suffix in (("low", ""), ("paper", "/paper_noise"))
+)
+
 PARTS: tuple[tuple[tuple[Metric, ...], tuple[Workload, ...]], ...] = (
     (SUBJECT_ROWS, SUBJECT_WORKLOADS),
+    (LUMBAR_ROWS, LUMBAR_WORKLOADS),
     (DYNAMICS_ROWS, DYNAMICS_WORKLOADS),
     (LEARNING_ROWS, LEARNING_WORKLOADS),
 )

@@ -7,6 +7,7 @@ seen by four cameras whose given calibration is wrong: each is turned by 1 degre
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import jax
@@ -82,9 +83,24 @@ class World:
 
 
 def make_world(
-    model: SpineModel, seed: int, noise: DetectorNoise, *, clips: int = CLIPS, frames: int = FRAMES
+    model: SpineModel,
+    seed: int,
+    noise: DetectorNoise,
+    *,
+    clips: int = CLIPS,
+    frames: int = FRAMES,
+    bends: Mapping[str, float] | None = None,
 ) -> World:
-    """The world of a seed; its actions are some of the fifteen in turn."""
+    """The world of a seed; its actions are some of the fifteen in turn.
+
+    Args:
+        model: of the subject.
+        seed: of everything.
+        noise: of the detector.
+        clips: number of them.
+        frames: of each.
+        bends: amplitudes of slow waves that are added to free coordinates, rad.
+    """
     random = np.random.default_rng([seed, 7])
     factors, offsets = _subject(random, make_layout(model, 0))
     cameras = make_rig((seed, 8))
@@ -93,8 +109,9 @@ def make_world(
     for number in range(clips):
         action = ACTION_NAMES[(seed * clips + number) % len(ACTION_NAMES)]
         motion = action_motion(model, action, frames * _EVERY, _MOTION_HZ, 1000 * seed + number)
+        q = motion.q + _waves(model, np.random.default_rng([seed, number, 10]), len(motion.q), bends or {})
         seen = _captured(
-            model, *(jnp.asarray(x, model.dtype) for x in (motion.q, factors, offsets)),
+            model, *(jnp.asarray(x, model.dtype) for x in (q, factors, offsets)),
             cameras.astype(model.dtype), noise, jax.random.key(1000 * seed + number),
         )  # fmt: skip
         found.append({name: np.asarray(x[::_EVERY], np.float64) for name, x in seen.items()})
@@ -102,6 +119,17 @@ def make_world(
         trials.append(TrialInput(action, np.arange(frames) / RATE_HZ, RATE_HZ, views))
     q, markers = ([trial[name] for trial in found] for name in ("q", "markers"))
     return World(trials, cameras, q, markers, factors, offsets)
+
+
+def _waves(
+    model: SpineModel, random: np.random.Generator, frames: int, bends: Mapping[str, float]
+) -> NDArray[np.float64]:
+    """[T Q] waves of 5 to 10 s, of random phases."""
+    waves = np.zeros((frames, model.n_free))
+    clock = 2 * np.pi * np.arange(frames)[:, None] / _MOTION_HZ
+    rates, phases = random.uniform(0.1, 0.2, len(bends)), random.uniform(0, 2 * np.pi, len(bends))
+    waves[:, model.free_indices(tuple(bends))] = np.sin(rates * clock + phases) * list(bends.values())
+    return waves
 
 
 def _subject(random: np.random.Generator, layout: Layout) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -29,12 +29,18 @@ if TYPE_CHECKING:
     from simspine_jax.fitting.subject import FitOptions
     from simspine_jax.io.layout import ReleaseLayout
     from simspine_jax.pipeline import FailedTrial, LoadedModel
-    from simspine_jax.pipeline.fit_results import FittedCamera, FittedMotion, FittedSubject
+    from simspine_jax.pipeline.fit_results import (
+        FittedCamera,
+        FittedLumbar,
+        FittedMotion,
+        FittedSubject,
+    )
     from simspine_jax.pipeline.simulate import SimulatedTrial
 
 Note = Callable[[str], None]
 
 MAX_STEPS = 200  # as `fitting.subject.FitOptions`, which takes JAX to import
+LUMBAR = ("coupled", "rhythm", "free")  # likewise
 
 _ONE_TRIAL = (*KEYPOINT_OPTIONS, "subject", "action")
 _NAMES_SHOWN = 12  # of coordinates that are not seen
@@ -63,6 +69,9 @@ def add_fit_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--no-bias", action="store_true", help="take the detector to have no constant errors")
     model.add_argument("--noise", type=float, metavar="PX", help=(
         "of the detector, instead of finding it from what remains"))  # fmt: skip
+    model.add_argument("--lumbar", default="coupled", metavar="HOW", help=(
+        "lumbar levels: coupled as the model ships, in a rhythm of the subject's own that all frames share, "
+        "or free in each frame; the latter two with the evidence for them (coupled)"))  # fmt: skip
     model.add_argument("--max-steps", type=int, default=MAX_STEPS, metavar="N", help=(
         f"of the last round ({MAX_STEPS})"))  # fmt: skip
     model.add_argument("--hold-out", nargs="+", default=[], metavar="CAMERA", help=(
@@ -133,6 +142,8 @@ def check_fit_arguments(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and not 0 < value < math.inf:
             raise SimspineError(f"--{name.replace('_', '-')} is {value}; valid is a positive number")
+    if arguments.lumbar not in LUMBAR:
+        raise SimspineError(f"--lumbar is '{arguments.lumbar}'; valid are {', '.join(LUMBAR)}")
     if arguments.max_steps < 1:
         raise SimspineError(f"--max-steps is {arguments.max_steps}; valid is a whole number from 1 on")
     if len(set(arguments.hold_out)) < len(arguments.hold_out):
@@ -158,7 +169,9 @@ def read_fit_options(arguments: argparse.Namespace) -> FitOptions:
     for name, value in (("focal", arguments.fit_focal), ("delay_s", arguments.fit_delays)):
         if value is not None:
             changes[name] = value
-    return FitOptions(FitPriors(**changes), noise_px=arguments.noise, max_steps=arguments.max_steps)
+    return FitOptions(
+        FitPriors(**changes), noise_px=arguments.noise, max_steps=arguments.max_steps, lumbar=arguments.lumbar
+    )
 
 
 def _read_motions(out: Path, result: FittedSubject) -> dict[str, FittedMotion]:
@@ -238,6 +251,8 @@ def format_fitted(result: FittedSubject) -> str:
         )
     lines += _size_table(result)
     lines += _camera_table(result)
+    if result.lumbar is not None:
+        lines += _lumbar_lines(result.lumbar)
     if result.unseen:
         lines.append(f"  not seen by these cameras: {listed(result.unseen, _NAMES_SHOWN)}")
     if result.doubts:
@@ -263,6 +278,23 @@ def _size_table(result: FittedSubject) -> list[str]:
         spread = segment.factors_std or (None,) * 3
         rows.append((segment.name, shown, *map(_with_std, segment.factors, spread, (3,) * 3)))
     return _columns(rows)
+
+
+def _lumbar_lines(lumbar: FittedLumbar) -> list[str]:
+    lines = [
+        f"  lumbar levels {lumbar.treatment}: log evidence {lumbar.log_evidence_free:.1f}, coupled "
+        f"{lumbar.log_evidence_coupled:.1f}; {lumbar.verdict}"
+    ]
+    if lumbar.unmarked:
+        lines.append(
+            f"  no marker on {listed(lumbar.unmarked)}: the levels above and below are told apart by little; "
+            "what stays as unsure as the prior was not learned"
+        )
+    rows: list[tuple[str, ...]] = [("level", "share %", "model's", "prior ±")]
+    for level in lumbar.levels:
+        shown = _with_std(100 * level.share, 100 * level.std, 1)
+        rows.append((level.name, shown, f"{100 * level.model_share:.1f}", f"{100 * level.prior_std:.1f}"))
+    return lines + (_columns(rows) if lumbar.levels else [])
 
 
 def _camera_table(result: FittedSubject) -> list[str]:

@@ -1,8 +1,9 @@
 """What all frames of a subject share: sizes, marker offsets, cameras and their clocks; as one vector.
 
-The vector holds, one after the other, logarithms of scale factors by segment and axis; marker offsets; for
-each camera a rotation vector (applied after the given rotation), a shift of its centre, the logarithm of a
-factor of its focal lengths and a delay of its clock; and the detector's constant errors by camera and marker.
+The vector holds, one after the other, logarithms of scale factors by segment and axis; marker offsets;
+changes of the lumbar rhythm where it is learned (`kinematics.lumbar.Rhythm`); for each camera a rotation
+vector (applied after the given rotation), a shift of its centre, the logarithm of a factor of its focal
+lengths and a delay of its clock; and the detector's constant errors by camera and marker.
 It is zero for the generic model, the given cameras and a detector without such errors.
 """
 
@@ -20,6 +21,8 @@ from simspine_jax.arrays import Array, Float
 from simspine_jax.errors import ShapeError, UnknownNameError
 from simspine_jax.geometry.cameras import Cameras
 from simspine_jax.geometry.frames import R_yup_zup
+from simspine_jax.kinematics.coordinates import CoordinateMap
+from simspine_jax.kinematics.lumbar import Rhythm
 from simspine_jax.kinematics.model import SpineModel
 from simspine_jax.kinematics.scaling import PAPER_MEASUREMENTS, Measurement
 
@@ -44,6 +47,7 @@ class FitPriors:
         focal: of a focal length, as a share; 0 keeps it.
         delay_s: of a camera's clock; 0 keeps it.
         bias: of a keypoint's constant error in a view, as a share of the person's size there; 0 for none.
+        rhythm: of a lumbar level's ratio, as a share of the model's, where the rhythm is learned.
 
     A deviation of 0 keeps what it is of; the whole body's cannot be 0 unless all sizes are kept.
     """
@@ -57,6 +61,7 @@ class FitPriors:
     focal: float = 0.0
     delay_s: float = 0.0
     bias: float = 0.02
+    rhythm: float = 0.3
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -108,6 +113,8 @@ class Layout:
             camera leaves size and distance open; offsets in metres would ask for smaller and nearer people
             there, as those that look the same are then shorter. Where metres are seen, growing ones would
             ask for larger people.
+        rhythm: of the lumbar levels, where it is learned: the vector has a number for each departure, by
+            which the leader's coordinate is multiplied.
     """
 
     segments: tuple[Segment, ...]
@@ -117,6 +124,7 @@ class Layout:
     body_segment: tuple[int, ...]
     biased: bool = True
     growing: bool = False
+    rhythm: Rhythm | None = None
 
     @property
     def n_scales(self) -> int:
@@ -130,8 +138,13 @@ class Layout:
 
     @property
     def n_body(self) -> int:
-        """Numbers that say sizes and offsets."""
-        return self.n_scales + self.n_offsets
+        """Numbers that say sizes, offsets and rhythm."""
+        return self.n_scales + self.n_offsets + self.n_shares
+
+    @property
+    def n_shares(self) -> int:
+        """Numbers that say the rhythm."""
+        return 0 if self.rhythm is None else len(self.rhythm.leads)
 
     @property
     def size(self) -> int:
@@ -150,8 +163,22 @@ class Layout:
     def marker_offsets(self, theta: Float[Array, " P"]) -> Float[Array, "K 3"]:
         """Offsets of the model's markers in their bodies, metres."""
         matrix = jnp.asarray(self.offset_matrix(), theta.dtype)
-        offsets = matrix @ theta[self.n_scales : self.n_body]
+        offsets = matrix @ theta[self.n_scales : self.n_scales + self.n_offsets]
         return self.offset_unit(theta) * offsets.reshape(self.n_markers, 3)
+
+    def shares(self, theta: Float[Array, " P"]) -> Float[Array, " D"]:
+        """Changes of the rhythm: departures for each radian of their leader."""
+        return theta[self.n_body - self.n_shares : self.n_body]
+
+    def posed(self, theta: Float[Array, " P"], q: Float[Array, "*W Q"]) -> Float[Array, "*W Q+D"]:
+        """Poses with the departures of the subject's rhythm, where one is learned."""
+        if self.rhythm is None:
+            return q
+        return jnp.concatenate([q, q[..., self.rhythm.leads] * self.shares(theta)], axis=-1)
+
+    def map_of(self, model: SpineModel) -> CoordinateMap:
+        """The map of such poses."""
+        return model.coordinate_map if self.rhythm is None else self.rhythm.coordinate_map
 
     def offset_unit(self, theta: Float[Array, " P"]) -> Float[Array, ""]:
         """What the vector's offsets are in, metres: 1, or the geometric mean of the factors if they grow."""

@@ -272,6 +272,7 @@ def chunked(frames: Any) -> Any:
 
     def cut(x: Array) -> Array:
         flat = x.reshape(count, *x.shape[2:])
-        return jnp.pad(flat, [(0, spare), *[(0, 0)] * (flat.ndim - 1)]).reshape(-1, width, *flat.shape[1:])
+        full = jnp.pad(flat, [(0, spare), *[(0, 0)] * (flat.ndim - 1)])
+        return full.reshape((count + spare) // width, width, *flat.shape[1:])
 
     return jax.tree.map(cut, frames)

@@ -14,6 +14,7 @@ import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simspine_jax.arrays import Array, Float
-from simspine_jax.errors import ShapeError
+from simspine_jax.errors import ShapeError, UnknownNameError
+from simspine_jax.fitting.lumbar import Lumbar, LumbarEvidence, Solved, released
 from simspine_jax.fitting.parameters import (
     PER_CAMERA,
     FitPriors,
@@ -39,6 +41,7 @@ from simspine_jax.fitting.solving import Fitted, Whole, descend
 from simspine_jax.fitting.spread import PAIRS, no_spread, posterior_moments
 from simspine_jax.fitting.terms import Fixed, FrameData, Setting, Term, all_expected, look, markers_of
 from simspine_jax.geometry.cameras import Cameras
+from simspine_jax.kinematics.lumbar import DEVIATION
 from simspine_jax.kinematics.model import SpineModel
 
 FIRST_NOISE = 0.03
@@ -100,6 +103,9 @@ class FitOptions:
         max_steps: of the last round.
         tolerance: share of the objective that a last step may still promise.
         rounds: how often noise is found anew.
+        lumbar: ``coupled`` as the model ships, in a ``rhythm`` of the subject's own, or ``free``; see
+            `fitting.lumbar`. For the latter two the coupled fit is made first.
+        lumbar_std: of free levels from the model's rhythm in each frame, rad.
     """
 
     priors: FitPriors = _PRIORS
@@ -115,9 +121,15 @@ class FitOptions:
     max_steps: int = 200
     tolerance: float = 1e-6
     rounds: int = 4
+    lumbar: Lumbar = "coupled"
+    lumbar_std: float = DEVIATION
 
     def __post_init__(self) -> None:
-        for name in ("acceleration_std", "pose_std", "marker_std_m", "tolerance"):
+        if self.lumbar not in get_args(Lumbar):
+            raise UnknownNameError("Lumbar", self.lumbar, "the choices", get_args(Lumbar))
+        if self.lumbar == "rhythm" and not self.priors.rhythm > 0:
+            raise ShapeError(f"The rhythm's deviation is {self.priors.rhythm}; valid is a number above 0")
+        for name in ("acceleration_std", "pose_std", "marker_std_m", "tolerance", "lumbar_std"):
             if not (np.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ShapeError(f"{name} is {getattr(self, name)}; valid is a finite number above 0")
         for name in ("max_steps", "rounds"):
@@ -187,6 +199,8 @@ class SubjectFit:
         theta: the shared vector.
         setting: static part of the problem.
         whole: its arrays, at the last round.
+        lumbar: evidence for the treatment of the lumbar levels; None where they are coupled. With free levels
+            ``q`` ends in departures from the rhythm; see `kinematics.lumbar.departing_lumbar`.
     """
 
     q: NDArray[np.float64]
@@ -205,6 +219,7 @@ class SubjectFit:
     theta: Float[Array, " P"] = field(repr=False)
     setting: Setting = field(repr=False)
     whole: Whole = field(repr=False)
+    lumbar: LumbarEvidence | None = None
 
 
 Tell = Callable[[str], None]
@@ -283,8 +298,18 @@ def fit_subject(
             tell(f"round {number + 1} of {options.rounds}: {int(fitted.steps)} steps, median reprojection "
                  f"{np.nanmedian(np.where(seen.known, residual, np.nan)):.2f} px")  # fmt: skip
     assert fitted is not None
-    whole = replace(whole, spread=no_spread(q.shape, q.dtype))
-    return _result(setting, whole, fitted, seen, noise, tau, _status(fitted, options))
+    lumbar = None
+    if options.lumbar != "coupled":
+        (setting, whole, fitted), lumbar = released(
+            Solved(setting, whole, fitted), options.lumbar,
+            rhythm_share=options.priors.rhythm, level_std=options.lumbar_std, correlation=tau,
+            max_steps=options.max_steps, tolerance=options.tolerance,
+        )  # fmt: skip
+        if tell is not None:
+            tell(f"lumbar levels {options.lumbar}: {int(fitted.steps)} steps, {lumbar.verdict()}")
+    whole = replace(whole, spread=no_spread(fitted.q.shape, q.dtype))
+    result = _result(setting, whole, fitted, seen, noise, tau, _status(fitted, options))
+    return replace(result, lumbar=lumbar)
 
 
 def _status(fitted: Fitted, options: FitOptions) -> FitStatus:

@@ -4,7 +4,8 @@ For one frame, in units of its own deviations (half a negative log posterior)::
 
     sum_vk rho(|u_vk - y_vk|^2 / s_vk^2)           pictures, rho(z) = c^2 log(1 + z / c^2) / 2
       + sum_k rho(|x_k - m_k|^2 / s_k^2)           3D markers
-      + |(q - q0) / s_q|^2 / 2                     a weak pull to the model's default pose
+      + |(q - q0) / s_q|^2 / 2                     a weak pull to the model's default pose; where lumbar
+                                                   levels are free, a pull to their rhythm
       + sum of the user's |r|^2 / 2
 
 rho is Cauchy's (c = `ROBUST`): quadratic for errors of a deviation, and for outliers so flat that one of
@@ -38,6 +39,7 @@ from simspine_jax.fitting.parameters import (
 from simspine_jax.geometry.cameras import MIN_DEPTH_M, TANGENTIAL_FACTOR, distort_xy
 from simspine_jax.kinematics.coordinates import free_to_qpos
 from simspine_jax.kinematics.forward import Frames, marker_positions, scaled_frames, tree_forward
+from simspine_jax.kinematics.lumbar import Rhythm
 from simspine_jax.kinematics.model import SpineModel
 from simspine_jax.kinematics.normal_equations import (
     build_plan,
@@ -104,11 +106,13 @@ class Fixed:
         model: generic.
         rig: as given.
         pose_precision: ``[Q]`` of the pull to the default pose, over a clip.
+        frame_precision: ``[Q]`` likewise in every frame: of departures from the lumbar rhythm.
     """
 
     model: SpineModel
     rig: Rig
     pose_precision: Float[Array, " Q"]
+    frame_precision: Float[Array, " Q"] | float = 0.0
 
 
 class Equations(NamedTuple):
@@ -133,7 +137,8 @@ def markers_of(
 ) -> Float[Array, "W K 3"]:
     """The subject's markers in ground, metres."""
     frames = subject_frames(setting, model, theta)
-    state = tree_forward(model.topology, frames, free_to_qpos(model.coordinate_map, q.T))
+    m, q = setting.layout.map_of(model), setting.layout.posed(theta, q)
+    state = tree_forward(model.topology, frames, free_to_qpos(m, q.T))
     return jnp.moveaxis(marker_positions(model.topology, frames, state), -1, 0)
 
 
@@ -196,11 +201,11 @@ def cost_of(
         seen = look(moved_rig(fixed.rig, part), markers)
         cost = cost + jnp.sum(_picture_cost(setting.layout, theta, seen, data)[0], axis=(1, 2))
     cost = cost + jnp.sum(_marker_cost(markers, data)[0], axis=1)
-    cost = cost + 0.5 * jnp.sum(
-        data.pull[:, None] * fixed.pose_precision * (q - fixed.model.default_q.astype(q.dtype)) ** 2, axis=1
-    )
+    off = q - fixed.model.default_q.astype(q.dtype)
+    cost = cost + 0.5 * jnp.sum(pose_precision(fixed, data) * off**2, axis=1)
     for term in setting.terms:
-        r = jax.vmap(term, in_axes=(0, 0, None))(q, markers, setting.layout.scale_factors(theta))
+        pose = setting.layout.posed(theta, q)
+        r = jax.vmap(term, in_axes=(0, 0, None))(pose, markers, setting.layout.scale_factors(theta))
         cost = cost + 0.5 * jnp.sum(r**2, axis=1)
     return jnp.where(data.usable, cost, 0.0)
 
@@ -394,9 +399,15 @@ def _bias_equations(
     )
 
 
+def pose_precision(fixed: Fixed, data: FrameData) -> Float[Array, "*T Q"]:
+    """Of each frame's pull to the default pose."""
+    pull = data.pull[..., None] * fixed.pose_precision + fixed.frame_precision
+    return jnp.where(data.usable[..., None], pull, 0.0)
+
+
 def _pose_prior(fixed: Fixed, data: FrameData, q: Array, sums: _Sums) -> _Sums:
     off = q - fixed.model.default_q.astype(q.dtype)
-    precision = jnp.where(data.usable[:, None], data.pull[:, None] * fixed.pose_precision, 0.0)
+    precision = pose_precision(fixed, data)
     diagonal = np.arange(q.shape[1])
     return sums._replace(
         cost=sums.cost + 0.5 * jnp.sum(precision * off**2, axis=1),
@@ -414,7 +425,7 @@ def _user_equations(
     def residual(x: Array) -> Array:
         pose, whole = x[:n], x[n:]
         markers = markers_of(setting, fixed.model, whole, pose[None])[0]
-        return term(pose, markers, layout.scale_factors(whole))
+        return term(layout.posed(whole, pose), markers, layout.scale_factors(whole))
 
     whole = jnp.concatenate([q, jnp.broadcast_to(theta, (len(q), layout.size))], axis=1)
     r = jnp.where(data.usable[:, None], jax.vmap(residual)(whole), 0.0)
@@ -444,9 +455,10 @@ def _by_camera(rig: Rig, seen: Seen, part: Array, data: FrameData) -> Float[Arra
 
 def marker_jacobian(
     setting: Setting, model: SpineModel, theta: Float[Array, " P"], q: Float[Array, "W Q"]
-) -> tuple[Float[Array, "W K 3"], Float[Array, "W 3K Q+S+O"]]:
-    """Markers in ground, and their derivatives by coordinates, sizes and offsets."""
-    layout, topology, m = setting.layout, model.topology, model.coordinate_map
+) -> tuple[Float[Array, "W K 3"], Float[Array, "W 3K Q+S+O+D"]]:
+    """Markers in ground, and their derivatives by coordinates, sizes, offsets and rhythm."""
+    layout, topology = setting.layout, model.topology
+    m, free, q = layout.map_of(model), q, layout.posed(theta, q)
     frames = subject_frames(setting, model, theta)
     state = tree_forward(topology, frames, free_to_qpos(m, q.T))
     markers = marker_positions(topology, frames, state)
@@ -474,7 +486,19 @@ def marker_jacobian(
     by_offset = jnp.einsum("wkij,kjo->wkio", rotations, spread)
     left = jnp.moveaxis(jnp.concatenate([by_pose, by_scale], axis=-1), 2, 0)  # [W K 3 Q+S]
     whole = jnp.concatenate([left, by_offset], axis=-1)
+    if layout.rhythm is not None:
+        whole = _by_rhythm(layout, layout.rhythm, theta, free, whole)
     return jnp.moveaxis(markers, -1, 0), whole.reshape(len(q), -1, whole.shape[-1])
+
+
+def _by_rhythm(
+    layout: Layout, rhythm: Rhythm, theta: Array, q: Float[Array, "W Q"], whole: Float[Array, "W K 3 X"]
+) -> Float[Array, "W K 3 Y"]:
+    """Derivatives by departures as those by their leaders and by the rhythm that both make them."""
+    n, leads = q.shape[1], rhythm.leads
+    own, departed, rest = jnp.split(whole, [n, n + len(leads)], axis=-1)
+    own = own.at[..., leads].add(departed * layout.shares(theta))
+    return jnp.concatenate([own, rest, departed * q[:, None, None, leads]], axis=-1)
 
 
 def _cross(a: Array, b: Array) -> Array:

@@ -27,6 +27,7 @@ from simspine_jax.fitting.terms import (
     all_expected,
     marker_jacobian,
     markers_of,
+    pose_precision,
     robust_weights,
 )
 from simspine_jax.solvers.bordered import frame_covariances, shared_covariance
@@ -204,8 +205,7 @@ def _with_data(whole: Whole, e: Equations, share: Array) -> Equations:
 
 
 def _pose_prior(whole: Whole) -> Float[Array, "C T Q Q"]:
-    pull = whole.data.pull[..., None] * whole.fixed.pose_precision
-    diagonal = jnp.where(whole.data.usable[..., None], pull, 0.0)
+    diagonal = pose_precision(whole.fixed, whole.data)
     return diagonal[..., None] * jnp.eye(diagonal.shape[-1], dtype=diagonal.dtype)
 
 
@@ -262,7 +262,8 @@ def _propagated(
 
     def value_of(x: Array) -> Array:
         markers = markers_of(setting, whole.fixed.model, x[n:], x[None, :n])[0]
-        return jnp.atleast_1d(output(x[:n], markers, setting.layout.scale_factors(x[n:])))
+        pose = setting.layout.posed(x[n:], x[:n])
+        return jnp.atleast_1d(output(pose, markers, setting.layout.scale_factors(x[n:])))
 
     def one(part):
         pose, own, cross = part

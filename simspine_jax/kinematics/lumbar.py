@@ -12,6 +12,8 @@ rhythm costs nothing. The stiffness compares variances: markers of standard devi
 them with weight 1, and levels that depart from the rhythm by a standard deviation d (rad) make
 ``stiffness = (s / d)^2 / K`` (m² per rad²) the most likely choice. 0 leaves the angles to the markers alone.
 
+Where a rhythm is learned, `departing_lumbar` keeps the leaders and adds how far levels depart from them.
+
 All functions here take the model as shipped, coupled. What follows the leader without being a lumbar angle
 (the abdomen's three ``Abs_*`` rotations, which carry no marker) goes on following it, by its own coupler.
 """
@@ -88,6 +90,136 @@ class RhythmResidual:
     def __call__(self, q: Float[Array, " Q"], markers: Float[Array, "K 3"]) -> Float[Array, " M"]:
         """The residual of one frame, metres."""
         return jnp.asarray(self.matrix, q.dtype) @ (q - jnp.asarray(self.offset, q.dtype))
+
+
+@dataclass(frozen=True)
+class RhythmAxis:
+    """The rhythm of the lumbar levels about an axis: level i turns by ``ratio_i`` times the leader.
+
+    Attributes:
+        leader: among the coupled model's free coordinates.
+        coordinates: of the levels from below, among all coordinates.
+        ratios: of the levels.
+    """
+
+    leader: int
+    coordinates: tuple[int, ...]
+    ratios: tuple[float, ...]
+
+    @cached_property
+    def basis(self) -> np.ndarray:
+        """``[L L-1]``: orthonormal columns that sum to 0 (Helmert's), changes that leave the levels' sum."""
+        n = len(self.ratios)
+        columns = np.triu(np.ones((n, n - 1)))
+        columns[np.arange(1, n), np.arange(n - 1)] = -np.arange(1, n)
+        return columns / np.linalg.norm(columns, axis=0)
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """The rhythm of all axes, and how levels depart from it.
+
+    With the leader's coordinate a, ``theta_i = ratio_i a + offset_i + (basis e)_i``. The departures e leave
+    the sum of the angles about an axis alone, so that a is still said by the whole lumbar spine's motion.
+
+    Attributes:
+        axes: those that are coupled.
+        coordinate_map: of `departing_lumbar`, whose free coordinates are the coupled model's, then all e.
+    """
+
+    axes: tuple[RhythmAxis, ...]
+    coordinate_map: CoordinateMap
+
+    @cached_property
+    def leads(self) -> np.ndarray:
+        """``[D]`` the leader of each departure, among the coupled model's free coordinates."""
+        return np.repeat([a.leader for a in self.axes], [len(a.ratios) - 1 for a in self.axes]).astype(int)
+
+
+def rhythm_of(model: SpineModel) -> Rhythm:
+    """The rhythm of a coupled model.
+
+    Raises:
+        UnsupportedModelError: no lumbar angle follows another one in proportion.
+    """
+    m, axes = model.coordinate_map, []
+    for axis in LUMBAR_MOTIONS:
+        followers = _followers(model, axis)
+        if not followers:
+            continue
+        (leader,) = set(followers.values())
+        names = [f"{level}_{axis}" for level in LUMBAR_LEVELS]
+        levels = [model.coordinate_names.index(name) for name in names if name in model.coordinate_names]
+        levels = [c for c in levels if c in followers or c == m.free_indices[leader]]
+        axes.append(RhythmAxis(leader, tuple(levels), tuple(m.full_matrix[levels, leader].tolist())))
+    if not axes:
+        raise UnsupportedModelError(
+            f"No lumbar angle of the model {model.name} follows another one, so there is no rhythm to learn: "
+            f"it needs the spine model's levels ({', '.join(LUMBAR_LEVELS)}), coupled"
+        )
+    return Rhythm(tuple(axes), _departing_map(model, axes))
+
+
+def departing_lumbar(model: SpineModel) -> SpineModel:
+    """The coupled model with departures of its lumbar levels from the rhythm; see `Rhythm`.
+
+    The departures come last among the free coordinates, unbounded, under the names of the levels that follow.
+
+    Args:
+        model: the coupled model.
+
+    Raises:
+        UnsupportedModelError: as `rhythm_of`.
+    """
+    m, n = rhythm_of(model).coordinate_map, model.n_free
+    more = len(m.free_indices) - n
+    wide = np.full(more, np.inf)
+    arrays = {
+        "lower": np.concatenate([np.asarray(model.lower, float), -wide]),
+        "upper": np.concatenate([np.asarray(model.upper, float), wide]),
+        "default_q": np.pad(np.asarray(model.default_q, float), (0, more)),
+        "start_q": np.pad(np.asarray(model.start_q, float), ((0, 0), (0, more))),
+    }
+    return dataclasses.replace(
+        model,
+        **{name: jnp.asarray(values, model.dtype) for name, values in arrays.items()},
+        coordinate_map=m,
+        free_names=tuple(model.coordinate_names[i] for i in m.free_indices),
+    )
+
+
+def departing_to_free(m: CoordinateMap, q: Float[Array, "*batch D"]) -> Float[Array, "*batch F"]:
+    """The same pose for `free_lumbar` (of the axes that are coupled): each level's own angle.
+
+    Args:
+        m: of `departing_lumbar`; the result's order is that of its ``free_indices``, sorted.
+        q: free coordinates of the model with departures, radians and metres.
+
+    Raises:
+        ShapeError: ``q`` doesn't fit the map.
+    """
+    q, rows = _checked(q, len(m.free_indices), f"the map's {len(m.free_indices)}"), np.sort(m.free_indices)
+    own = jnp.einsum("fd,...d->...f", jnp.asarray(m.full_matrix[rows], q.dtype), q, precision="highest")
+    return own + jnp.asarray(m.full_offset[rows], q.dtype)
+
+
+def _departing_map(model: SpineModel, axes: Sequence[RhythmAxis]) -> CoordinateMap:
+    m, n = model.coordinate_map, model.n_free
+    more = sum(len(axis.ratios) - 1 for axis in axes)
+    full, qpos, arguments = (
+        np.pad(x, ((0, 0), (0, more))) for x in (m.full_matrix, m.qpos_matrix, m.argument_matrix)
+    )
+    free, first = list(m.free_indices), n
+    for axis in axes:
+        here = slice(first, first + len(axis.ratios) - 1)
+        joints = [_joint_of(model, c) for c in axis.coordinates]
+        full[list(axis.coordinates), here] = axis.basis
+        qpos[joints, here] = axis.basis
+        free += [c for c in axis.coordinates if c != m.free_indices[axis.leader]]
+        first = here.stop
+    return dataclasses.replace(
+        m, full_matrix=full, qpos_matrix=qpos, argument_matrix=arguments, free_indices=np.array(free, int)
+    )
 
 
 def free_lumbar(model: SpineModel, axes: Sequence[str] = LUMBAR_MOTIONS) -> SpineModel:

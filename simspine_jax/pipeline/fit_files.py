@@ -26,6 +26,7 @@ from simspine_jax.geometry.cameras import Cameras
 from simspine_jax.io.layout import ReleaseLayout
 from simspine_jax.kinematics.forward import forward_kinematics
 from simspine_jax.kinematics.inverse import IKStatus
+from simspine_jax.kinematics.lumbar import departing_lumbar, departing_to_free
 from simspine_jax.kinematics.model import SpineModel
 from simspine_jax.kinematics.scaling import estimate_height
 from simspine_jax.pipeline.fit import ChainResult, clip_of, fit_trials, run_chain, without_views
@@ -39,6 +40,7 @@ from simspine_jax.pipeline.fit_results import (
     cameras_found,
     keypoint_distances,
     lengths_found,
+    lumbar_found,
     median_px,
     motions_found,
     offsets_found,
@@ -138,7 +140,8 @@ def run_fit(
     layout = ReleaseLayout(Path(out))
     files = ReleaseFiles(loaded, layout, osim, QUALITY_FORMATS[0], note or (lambda text: None))
     options = options or FitOptions()
-    run = _Run(files, options, tuple(hold_out), force, tell, angles_of(loaded.model))
+    model = loaded.model if options.lumbar == "coupled" else departing_lumbar(loaded.model)
+    run = _Run(files, options, tuple(hold_out), force, tell, angles_of(model))
     if not all(run.known(subject, subject.trials, run.key(subject)) for subject in subjects):
         layout.hdf5.unlink(missing_ok=True)
         set_page(layout).unlink(missing_ok=True)
@@ -246,7 +249,8 @@ class _Run:
         size = fitted_size(model, source, sure.fit)
         points = [find_points(trial, CHAIN) for trial in inputs]
         poses = [poses_of(sure.fit, row) for row in range(len(inputs))]
-        trials = simulate_trials(model, source.name, inputs, points, size, CHAIN, motions=poses)
+        chain = CHAIN if sure.fit.lumbar is None else replace(CHAIN, lumbar="free")
+        trials = simulate_trials(model, source.name, inputs, points, size, chain, motions=poses)
         files.write_subject(source, inputs, size, key)
         truths = {trial.action: trial.truth for trial in source.trials}
         records = [files.write_trial(trial, truths[trial.action](), size, key) for trial in trials]
@@ -328,6 +332,7 @@ def describe(
         tuple((name, float(share)) for name, share in zip(names, sure.observability, strict=True)),
         sure.unseen(),
         camera_doubts(fit),
+        lumbar_found(sure),
     )
 
 
@@ -374,7 +379,8 @@ def _markers(model: SpineModel, q: Float[Array, "T Q"], factors: Float[Array, "B
 def _chain_markers(
     model: SpineModel, q: NDArray[np.float64], factors: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """[T K 3] m; NaN without a pose."""
+    """[T K 3] m; NaN without a pose. The chain knows no departures from the lumbar rhythm, so they are 0."""
+    q = np.pad(q, ((0, 0), (0, model.n_free - q.shape[1])))
     found = _markers(model, jnp.asarray(q, model.dtype), jnp.asarray(factors, model.dtype))
     there: NDArray[np.bool_] = np.asarray(np.isfinite(q).all(axis=1))
     return np.where(there[:, None, None], np.asarray(found, np.float64), np.nan)
@@ -402,11 +408,18 @@ def fitted_size(model: SpineModel, source: SubjectSource, fit: SubjectFit) -> Su
 
 
 def poses_of(fit: SubjectFit, row: int) -> Motion:
-    """Poses of one trial; frames without data of their own have none, which quality control repairs."""
-    length = fit.lengths[row]
+    """Poses of one trial; frames without data of their own have none, which quality control repairs.
+
+    Where lumbar levels aren't coupled they are poses of `kinematics.lumbar.free_lumbar`.
+    """
+    length, q = fit.lengths[row], fit.q[row]
+    if fit.lumbar is not None:
+        layout = fit.setting.layout
+        m = layout.map_of(fit.whole.fixed.model)
+        q = np.asarray(departing_to_free(m, layout.posed(fit.theta, jnp.asarray(q))), np.float64)
     used: NDArray[np.bool_] = np.asarray(fit.whole.data.usable)[row, :length]
     solved = IKStatus.CONVERGED if fit.status == FitStatus.CONVERGED else IKStatus.MAX_ITERATIONS
     return Motion(
-        np.where(used[:, None], fit.q[row, :length], np.nan),
+        np.where(used[:, None], q[:length], np.nan),
         np.where(used, int(solved), int(IKStatus.TOO_FEW_MARKERS)),
     )

@@ -30,6 +30,7 @@ from simspine_jax.geometry.frames import yup_to_zup
 from simspine_jax.io.npz import read_npz, write_npz
 from simspine_jax.kinematics.curvature import COLUMN_NAMES, keypoint_curvature
 from simspine_jax.kinematics.forward import expand_coordinates
+from simspine_jax.kinematics.lumbar import Rhythm, departing_to_free
 from simspine_jax.kinematics.model import SpineModel
 from simspine_jax.kinematics.scaling import PAPER_MEASUREMENTS, Measurement
 from simspine_jax.pipeline.records import write_json
@@ -144,6 +145,48 @@ class HeldOutView:
 
 
 @dataclass(frozen=True)
+class FittedLevel:
+    """A lumbar level's share in the motion about an axis, where the subject's rhythm was learned.
+
+    Attributes:
+        name: of the level's angle.
+        share: of the sum of the levels' angles.
+        std: likewise.
+        model_share: the model's.
+        prior_std: how far it may be from the model's; where ``std`` is about this, nothing was learned.
+    """
+
+    name: str
+    share: float
+    std: float
+    model_share: float
+    prior_std: float
+
+
+@dataclass(frozen=True)
+class FittedLumbar:
+    """What is known of the lumbar levels' motion beside one another.
+
+    Attributes:
+        treatment: ``rhythm`` or ``free``.
+        log_evidence_coupled: logarithm of the evidence for the model's rhythm, up to a constant.
+        log_evidence_free: likewise for the treatment, up to the same.
+        log_bayes_factor: their difference; below 0 the pictures speak for the model's rhythm.
+        verdict: the same in words.
+        unmarked: lumbar vertebrae without a marker: the levels above and below them are told apart by little.
+        levels: the subject's rhythm; none for free levels.
+    """
+
+    treatment: str
+    log_evidence_coupled: float
+    log_evidence_free: float
+    log_bayes_factor: float
+    verdict: str
+    unmarked: tuple[str, ...]
+    levels: tuple[FittedLevel, ...]
+
+
+@dataclass(frozen=True)
 class FittedSubject:
     """What a fit found of a subject.
 
@@ -164,6 +207,7 @@ class FittedSubject:
         observability: (free coordinate, how little is known of it; see `fitting.uncertainty`).
         unseen: free coordinates of which the data tell next to nothing.
         doubts: sentences about cameras that the fit should not be believed with.
+        lumbar: how the lumbar levels move; None where they are coupled as the model has them.
         trials: as in their own records.
         resumed: whether it was complete already.
     """
@@ -184,6 +228,7 @@ class FittedSubject:
     observability: tuple[tuple[str, float], ...]
     unseen: tuple[str, ...]
     doubts: tuple[str, ...]
+    lumbar: FittedLumbar | None = None
     trials: tuple[SimulatedTrial, ...] = ()
     resumed: bool = False
 
@@ -234,7 +279,7 @@ _default_markers = jax.jit(marker_jacobian, static_argnums=0)
 def offsets_found(sure: Uncertainty) -> tuple[FittedMarker, ...]:
     """Offsets of each marker."""
     layout, names = sure.fit.setting.layout, sure.fit.whole.fixed.model.marker_names
-    std = _deviations(sure)[layout.n_scales : layout.n_body].reshape(-1, 3)
+    std = _deviations(sure)[layout.n_scales : layout.n_scales + layout.n_offsets].reshape(-1, 3)
     spread = np.full((layout.n_markers, 3), np.nan)
     for group, row in zip(layout.markers, std, strict=True):
         spread[[marker for marker in group if marker >= 0]] = row
@@ -270,6 +315,39 @@ def cameras_found(sure: Uncertainty) -> tuple[FittedCamera, ...]:
                 None if np.isnan(noise) else float(noise),
             )
         )
+    return tuple(found)
+
+
+def lumbar_found(sure: Uncertainty) -> FittedLumbar | None:
+    """The evidence about the lumbar levels, and the subject's rhythm."""
+    evidence, fit = sure.fit.lumbar, sure.fit
+    if evidence is None:
+        return None
+    model, layout = fit.whole.fixed.model, fit.setting.layout
+    marked = set(model.topology.marker_bodies)
+    bodies = zip(model.body_names, model.topology.body_order, strict=True)
+    return FittedLumbar(
+        evidence.treatment, evidence.log_coupled, evidence.log_free, evidence.log_bayes_factor,
+        evidence.verdict(),
+        tuple(name for name, body in bodies if name.startswith("lumbar") and body not in marked),
+        () if layout.rhythm is None else _levels(sure, layout.rhythm),
+    )  # fmt: skip
+
+
+def _levels(sure: Uncertainty, rhythm: Rhythm) -> tuple[FittedLevel, ...]:
+    fit, layout = sure.fit, sure.fit.setting.layout
+    here = slice(layout.n_body - layout.n_shares, layout.n_body)
+    prior = np.linalg.inv(np.asarray(fit.whole.prior_precision)[here, here])
+    change, covariance = np.asarray(layout.shares(fit.theta), np.float64), sure.shared[here, here]
+    found, first = [], 0
+    for axis in rhythm.axes:
+        own = slice(first, first := first + len(axis.ratios) - 1)
+        to_share = axis.basis / sum(axis.ratios)
+        stds = (np.sqrt(np.diag(to_share @ c[own, own] @ to_share.T)) for c in (covariance, prior))
+        shares = np.array(axis.ratios) / sum(axis.ratios)
+        names = [fit.whole.fixed.model.coordinate_names[c] for c in axis.coordinates]
+        columns = (shares + to_share @ change[own], next(stds), shares, next(stds))
+        found += [FittedLevel(name, *map(float, row)) for name, *row in zip(names, *columns, strict=True)]
     return tuple(found)
 
 
@@ -363,7 +441,7 @@ class FittedMotion:
     Attributes:
         times: [T] s.
         used: [T] frames with data of their own.
-        free_names: Q of the model.
+        free_names: Q of the model; with all lumbar levels where these are not coupled.
         q: [T Q] rad and m.
         q_std: likewise.
         marker_names: K of the model.
@@ -399,9 +477,14 @@ def motions_found(
     fit, model = sure.fit, sure.fit.whole.fixed.model
     values, std = sure.of(angles.output) if angles.names else (np.zeros((*fit.q.shape[:2], 0)),) * 2
     used = np.asarray(fit.whole.data.usable)
+    names, q, q_std = model.free_names, fit.q, sure.pose_std
+    if fit.lumbar is not None:
+        m = fit.setting.layout.map_of(model)
+        names = tuple(model.coordinate_names[i] for i in np.sort(m.free_indices))
+        q, q_std = sure.of(lambda q, markers, scale_factors: departing_to_free(m, q))
     return [
         FittedMotion(
-            clock, used[row, :n], model.free_names, fit.q[row, :n], sure.pose_std[row, :n],
+            clock, used[row, :n], names, q[row, :n], q_std[row, :n],
             model.marker_names, fit.markers[row, :n], sure.marker_covariance[row, :n],
             angles.names, values[row, :n], std[row, :n],
         )
@@ -489,6 +572,9 @@ def read_subject_json(
         }  # fmt: skip
         for name, kind in kinds.items():
             document[name] = tuple(kind(**_frozen(row)) for row in document[name])
+        lumbar = _frozen(document.pop("lumbar") or {})
+        levels = tuple(FittedLevel(**row) for row in lumbar.pop("levels", ()))
+        document["lumbar"] = FittedLumbar(**lumbar, levels=levels) if lumbar else None
         return FittedSubject(**_frozen(document), trials=tuple(trials), resumed=True)
     except (OSError, ValueError, KeyError, TypeError):
         return None  # absent, or not one of ours: the subject is done anew

@@ -111,6 +111,11 @@ def solve(factor: Factor, rhs: Float[Array, "T C Q"]) -> Float[Array, "T C Q"]:
     return x
 
 
+def log_determinant(factor: Factor) -> Float[Array, ""]:
+    """Logarithm of the factorised matrix' determinant."""
+    return -2 * jnp.sum(jnp.log(jnp.diagonal(factor.inverse, axis1=-2, axis2=-1)))
+
+
 def _apply(matrix: Float[Array, "C Q Q"], vector: Float[Array, "C Q"]) -> Float[Array, "C Q"]:
     return jnp.einsum("cij,cj->ci", matrix, vector)
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from simspine_jax.arrays import Array, Float
-from simspine_jax.solvers.banded import Factor, solve
+from simspine_jax.solvers.banded import Factor, log_determinant, solve
 
 
 class Bordered(NamedTuple):
@@ -72,6 +72,11 @@ def shared_covariance(factor: Bordered) -> Float[Array, "P P"]:
     """The border's block of the inverse: ``S^-1``."""
     eye = jnp.eye(len(factor.schur), dtype=factor.schur.dtype)
     return jax.scipy.linalg.cho_solve((factor.schur, True), eye)
+
+
+def log_determinant_bordered(factor: Bordered) -> Float[Array, ""]:
+    """Logarithm of the whole matrix' determinant: A's and its Schur complement's."""
+    return log_determinant(factor.banded) + 2 * jnp.sum(jnp.log(jnp.diagonal(factor.schur)))
 
 
 def frame_covariances(factor: Factor) -> Float[Array, "T C Q Q"]:

@@ -6,10 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simspine_jax.solvers.banded import factorise
+from simspine_jax.solvers.banded import factorise, log_determinant
 from simspine_jax.solvers.bordered import (
     border,
     frame_covariances,
+    log_determinant_bordered,
     neighbour_covariances,
     shared_covariance,
     solve_bordered,
@@ -57,6 +58,17 @@ def test_solutions_are_those_of_the_dense_matrix(system) -> None:
     wanted = np.linalg.solve(dense, np.concatenate([frames.swapaxes(0, 1).ravel(), shared]))
     np.testing.assert_allclose(np.asarray(found[0]).swapaxes(0, 1).ravel(), wanted[:-P], atol=ROUNDING)
     np.testing.assert_allclose(found[1], wanted[-P:], atol=ROUNDING)
+
+
+def test_log_determinants_are_those_of_the_dense_matrix(system) -> None:
+    banded, sides, corner, dense, _ = system
+    for found, matrix in (
+        (log_determinant(banded), dense[:-P, :-P]),
+        (log_determinant_bordered(border(banded, sides, corner)), dense),
+    ):
+        sign, wanted = np.linalg.slogdet(matrix)
+        assert sign == 1
+        np.testing.assert_allclose(found, wanted, rtol=ROUNDING)
 
 
 def test_covariances_are_blocks_of_the_inverse(system) -> None:

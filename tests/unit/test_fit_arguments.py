@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from simspine_jax.cli import build_parser, main
-from simspine_jax.cli_fit import MAX_STEPS, read_fit_options
+from simspine_jax.cli_fit import LUMBAR, MAX_STEPS, read_fit_options
+from simspine_jax.fitting.lumbar import Lumbar
 from simspine_jax.fitting.subject import FitOptions, FitPriors
 
 SYNTHETIC = ("--synthetic", "--subjects", "S1", "--actions", "Walking")
@@ -28,6 +30,7 @@ SYNTHETIC = ("--synthetic", "--subjects", "S1", "--actions", "Walking")
         ((*SYNTHETIC, "--noise", "inf"), "--noise is inf; valid is a positive number"),
         ((*SYNTHETIC, "--max-steps", "0"), "--max-steps is 0; valid is a whole number from 1 on"),
         ((*SYNTHETIC, "--hold-out", "a", "a"), "names a camera twice"),
+        ((*SYNTHETIC, "--lumbar", "stiff"), "--lumbar is 'stiff'; valid are coupled, rhythm, free"),
     ],
 )
 def test_what_has_no_meaning_is_refused(words, told: str, tmp_path: Path, capsys) -> None:
@@ -57,3 +60,5 @@ def test_options_are_the_fits() -> None:
     assert clocks == FitPriors(focal=0.01, delay_s=0.02)
     given = options("--noise", "4", "--max-steps", "7")
     assert (given.noise_px, given.max_steps) == (4.0, 7)
+    assert get_args(Lumbar) == LUMBAR
+    assert options("--lumbar", "rhythm").lumbar == "rhythm"

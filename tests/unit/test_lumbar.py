@@ -16,8 +16,11 @@ from simspine_jax.io.ik_setup import IKSetup, MarkerTask
 from simspine_jax.kinematics.inverse import IKStatus
 from simspine_jax.kinematics.lumbar import (
     coupled_to_free,
+    departing_lumbar,
+    departing_to_free,
     free_lumbar,
     free_to_coupled,
+    rhythm_of,
     rhythm_residual,
     rhythm_stiffness,
 )
@@ -357,3 +360,27 @@ def test_models_without_coupled_levels_are_refused(arm_model, freed) -> None:
 def test_wrong_arguments_are_named(spine_model, call, error, says: str) -> None:
     with pytest.raises(error, match=says):
         call(spine_model)
+
+
+def test_departures_are_free_levels_with_the_same_sum(spine_model, freed) -> None:
+    wide, rhythm = departing_lumbar(spine_model), rhythm_of(spine_model)
+    assert wide.free_names[: spine_model.n_free] == spine_model.free_names
+    assert set(wide.free_names) == set(freed.free_names)
+    coupled = poses(spine_model, 20, 1)
+    away = 0.1 * np.random.default_rng(2).normal(size=(20, len(rhythm.leads)))
+    q = jnp.concatenate([coupled, jnp.asarray(away)], axis=1)
+    own = departing_to_free(wide.coordinate_map, q)
+    before, after = (ssj.forward_kinematics(m, x).markers for m, x in ((wide, q), (freed, own)))
+    np.testing.assert_allclose(before, after, atol=PARITY)
+    np.testing.assert_allclose(angles(wide, q).sum(-1), angles(spine_model, coupled).sum(-1), atol=PARITY)
+    assert np.abs(angles(wide, q) - angles(spine_model, coupled)).max() > 0.1
+    still = departing_to_free(wide.coordinate_map, q.at[:, spine_model.n_free :].set(0.0))
+    np.testing.assert_allclose(still, coupled_to_free(spine_model, coupled), atol=PARITY)
+    np.testing.assert_allclose(rhythm.axes[0].ratios, RATIOS)
+    with pytest.raises(ShapeError, match="the map's"):
+        departing_to_free(wide.coordinate_map, coupled)
+
+
+def test_a_model_without_couplers_has_no_rhythm(freed) -> None:
+    with pytest.raises(UnsupportedModelError, match="no rhythm to learn"):
+        rhythm_of(freed)
