@@ -36,6 +36,9 @@ KASS_RAFTERY = ((1.0, "not worth more than a bare mention"), (3.0, "positive"), 
 class LumbarEvidence:
     """Evidence for the couplers and against them, up to a constant that both have in common.
 
+    It takes keypoints' errors as independent of one another. Where they aren't, and are larger than what the
+    levels' shares move, it can be strong for what is wrong.
+
     Attributes:
         treatment: that is compared with the coupled one.
         log_coupled: logarithm of the coupled model's evidence.
