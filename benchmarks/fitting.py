@@ -26,6 +26,8 @@ DYNAMICS_ROWS = (
            "Steps of forward simulation a second over all bodies, the largest batch.", is_timing=True),
     Metric("fitting/sim_steps_per_s/*", "1/s", "higher", None, None,
            "The same with the number of bodies in the key.", is_timing=True),
+    Metric("fitting/sim_floor_ratio", "ratio", "higher", _TIMES, None,
+           "Steps a second with contact of feet and floor over those without.", is_timing=True),
     Metric("fitting/sim_vs_mujoco_c", "ratio", "higher", _TIMES, None,
            "Steps a second over those of MuJoCo C's rollout.", is_timing=True),
 )  # fmt: skip
@@ -40,6 +42,7 @@ DYNAMICS_WORKLOADS = (
     ),
     Workload(("fitting/inverse_dynamics_vs_opensim",), _dynamics("inverse_dynamics_rate")),
     Workload(("fitting/sim_steps_per_s", "fitting/sim_steps_per_s/*"), _dynamics("sim_steps_per_s")),
+    Workload(("fitting/sim_floor_ratio",), _dynamics("sim_with_floor")),
     Workload(("fitting/sim_vs_mujoco_c",), _dynamics("sim_vs_mujoco")),
 )
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from benchmarks.metrics import Measurement, SkippedError, interleaved
 from benchmarks.workplace import DATA, Workplace, require_opensim
 from simspine_jax import dynamics
-from simspine_jax.dynamics import DynamicModel, Reference, SimulationState, Springs
+from simspine_jax.dynamics import DynamicModel, Floor, Reference, SimulationState, Springs
 from simspine_jax.kinematics.model import converted_path
 
 POSES = 50
@@ -114,6 +114,19 @@ def sim_steps_per_s(place: Workplace) -> Iterator[Measurement]:
         )
 
 
+def sim_with_floor(place: Workplace) -> Iterator[Measurement]:
+    """What a floor under the feet costs."""
+    model, batch = _spine(place), place.size(BATCH, 4)
+    floor = dynamics.floor_under_feet(model)
+    runs = {"floor": _simulation(model, batch, floor), "none": _simulation(model, batch)}
+    best = interleaved(runs, place.repeats)
+    yield Measurement(
+        "fitting/sim_floor_ratio", best["none"] / best["floor"], RANDOM,
+        f"{batch} bodies, {STEPS} steps, {model.dtype}; points under both feet on a floor at height 0.",
+        {"steps_per_s": batch * STEPS / best["floor"]},
+    )  # fmt: skip
+
+
 def sim_vs_mujoco(place: Workplace) -> Iterator[Measurement]:
     """Our steps beside MuJoCo C's rollout on all cores, with its soft constraints for the couplers."""
     batch = place.size(BATCH, 4)
@@ -162,7 +175,7 @@ def _relative(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
-def _simulation(model: DynamicModel, batch: int) -> Callable[[], None]:
+def _simulation(model: DynamicModel, batch: int, floor: Floor | None = None) -> Callable[[], None]:
     """A run of `STEPS` steps of bodies that start beside the pose that they track, to be timed."""
     rng = np.random.default_rng(3)
     count = model.kinematics.n_free
@@ -176,7 +189,7 @@ def _simulation(model: DynamicModel, batch: int) -> Callable[[], None]:
     )
     target = jnp.broadcast_to(jnp.asarray(rest, model.dtype), (STEPS, count))
     reference = Reference(target, jnp.zeros_like(target))
-    run = partial(dynamics.simulate, keep=False)
+    run = partial(dynamics.simulate, keep=False, floor=floor)
 
     def timed() -> None:
         end = jax.block_until_ready(run(model, start, passive, tracking, reference, STEP_S))
