@@ -98,13 +98,14 @@ class Errors:
         )
 
 
-def run(detector: Path | None, work: Path, *, clip: Path | None = None) -> Errors:
+def run(detector: Path | None, work: Path, *, clip: Path | None = None, boxes: Path | None = None) -> Errors:
     """Errors of a rendered clip that went through both commands.
 
     Args:
         detector: the folder of a training; None for the truth with errors of `capture.noise`.
         work: gets what is written.
         clip: that is rendered already; None to render it.
+        boxes: of the person, as ``simspine detect --boxes`` takes them; None to have the person looked for.
 
     Raises:
         SimspineError: nothing can be rendered, or the detector can't be read.
@@ -121,6 +122,7 @@ def run(detector: Path | None, work: Path, *, clip: Path | None = None) -> Error
         run_detection(cameras, StandIn(read_npz(clip / "truth.npz")), detected, rate_hz=RATE_HZ)
     else:
         words = ["detect", clip / "pictures", "--weights", detector, "--rate", RATE_HZ, "-o", detected]
+        words += ["--boxes", boxes] if boxes else []
         _check(main([*map(str, words), "--video", "--quiet"]), "detect")
     words = [
         "simulate", "--keypoints", detected / KEYPOINTS, "--calibration", clip / "Calib.toml",

@@ -280,11 +280,9 @@ def clip(tmp_path_factory: pytest.TempPathFactory, spine_osim: Path) -> Path:
 
 def check_errors(errors: Errors, most_mm: float) -> None:
     print(format_table(errors.table(), "txt"))
-    simulated, triangulated = dict(errors.simulated_mm), dict(errors.triangulated_mm)
-    assert set(simulated) >= {"cervical", "thoracic", "lumbar", "spine", "body", "all"}
+    assert set(dict(errors.simulated_mm)) >= {"cervical", "thoracic", "lumbar", "spine", "body", "all"}
     assert errors.n_frames >= 20
     assert errors.spine_mpjpe_mm < most_mm
-    assert simulated["spine"] < triangulated["spine"]
     assert len(errors.rotations_deg) == 7
     assert max(error for _, error in errors.rotations_deg) < 15
 
@@ -295,7 +293,9 @@ def test_from_pictures_of_four_cameras_to_errors_of_vertebrae(clip: Path, tmp_pa
 
     It gave 15.5 mm, as much as the suite ``pipeline`` has for such detections; another seed may give more.
     """
-    check_errors(run(None, tmp_path, clip=clip), 25)
+    errors = run(None, tmp_path, clip=clip)
+    check_errors(errors, 25)
+    assert errors.spine_mpjpe_mm < dict(errors.triangulated_mm)["spine"]
     assert len(list((tmp_path / "detected" / "keypoints").glob("*_json/*.json"))) == 4 * round(
         SECONDS * RATE_HZ
     )
@@ -313,6 +313,21 @@ SMALL = DetectorRun(
     log_every=100,
     save_every=300,
 )
+
+
+def write_boxes(clip: Path, folder: Path) -> Path:
+    """A table for each camera, as of a person detector: what is in the picture of the person."""
+    truth = read_npz(clip / "truth.npz")
+    folder.mkdir()
+    for view, name in enumerate(truth["camera_names"]):
+        points = truth["keypoints_2d"][:, view]
+        low, high = points.min(axis=1), points.max(axis=1)
+        rows = [
+            f"{frame},{','.join(f'{x:.1f}' for x in (*low[frame], *(high - low)[frame]))}"
+            for frame in range(len(points))
+        ]
+        (folder / f"{name}.csv").write_text("\n".join(["frame,x,y,w,h", *rows]) + "\n")
+    return folder
 
 
 def labelled_pictures(clip: Path) -> list[Picture]:
@@ -338,10 +353,14 @@ def labelled_pictures(clip: Path) -> list[Picture]:
 
 @pytest.mark.slow
 def test_a_detector_that_was_trained_and_both_commands(clip: Path, tmp_path: Path) -> None:
-    """The detector learned the clip's own pictures by heart: what is tried is the chain."""
+    """The detector learned the clip's own pictures by heart: what is tried is the chain.
+
+    It has only seen crops that fit the person, so that it is given boxes.
+    """
     train_detector(SMALL, pictures_in_memory(labelled_pictures(clip)), tmp_path / "training")
-    errors = run(tmp_path / "training", tmp_path, clip=clip)
-    check_errors(errors, 40)
+    boxes = write_boxes(clip, tmp_path / "boxes")
+    errors = run(tmp_path / "training", tmp_path, clip=clip, boxes=boxes)
+    check_errors(errors, 25)  # it gave 11.2 mm
     assert dict(errors.detected_px)["all"] < 5
 
 
