@@ -28,6 +28,7 @@ from simspine_jax.errors import MissingDependencyError, SimspineError, listed
 if TYPE_CHECKING:
     from simspine_jax.fitting.subject import FitOptions
     from simspine_jax.pipeline import FailedTrial
+    from simspine_jax.pipeline.fit_lifted import FitLifter
     from simspine_jax.pipeline.fit_results import FittedCamera, FittedMotion, FittedSubject
     from simspine_jax.pipeline.simulate import SimulatedTrial
 
@@ -66,6 +67,10 @@ def add_fit_arguments(parser: argparse.ArgumentParser) -> None:
         f"of the last round ({MAX_STEPS})"))  # fmt: skip
     model.add_argument("--hold-out", nargs="+", default=[], metavar="CAMERA", help=(
         "fit without these cameras, and tell how well they are predicted"))  # fmt: skip
+    model.add_argument("--lifter", type=Path, metavar="DIR", help=(
+        "folder of a training of 'simspine train': fit the pictures of one camera, with what the lifter "
+        "makes of them as a prior"))  # fmt: skip
+    model.add_argument("--view", metavar="CAMERA", help="that camera, where there are several")
     output = parser.add_argument_group("output")
     add_output(output, required=True, metavar="DIR", help="gets the official layout, and a folder fit")
     output.add_argument("--report", action="store_true", help=(
@@ -82,6 +87,7 @@ def fit(arguments: argparse.Namespace, bars: Callable[..., Any], note: Note) -> 
     from simspine_jax.pipeline.fit_files import run_fit
 
     options = read_fit_options(arguments)
+    lifter = _read_lifter(arguments, note)
     loaded, osim = open_spine(arguments)
     subjects = read_sources(arguments, loaded)
     make_folder(arguments.out)
@@ -90,8 +96,8 @@ def fit(arguments: argparse.Namespace, bars: Callable[..., Any], note: Note) -> 
     with bars(sum(len(s.trials) for s in subjects), arguments) as (say, _, next_trial):
         results = run_fit(
             loaded, subjects, arguments.out, options,
-            hold_out=arguments.hold_out, osim=osim, force=arguments.force, note=note,
-            tell=lambda line: say(f"  {line}"),
+            hold_out=arguments.hold_out, lifter=lifter, view=arguments.view, osim=osim,
+            force=arguments.force, note=note, tell=lambda line: say(f"  {line}"),
         )  # fmt: skip
         for result in results:
             if isinstance(result, FailedTrial):
@@ -131,8 +137,21 @@ def check_fit_arguments(arguments: argparse.Namespace) -> None:
         raise SimspineError(f"--max-steps is {arguments.max_steps}; valid is a whole number from 1 on")
     if len(set(arguments.hold_out)) < len(arguments.hold_out):
         raise SimspineError(f"--hold-out {' '.join(arguments.hold_out)} names a camera twice; valid is once")
+    if arguments.lifter is None:
+        refuse_without_effect(arguments, ("view",), "without --lifter", "--lifter")
+    if arguments.view is not None and arguments.view in arguments.hold_out:
+        raise SimspineError(f"--view and --hold-out both name {arguments.view}; valid is another camera")
     if arguments.report and importlib.util.find_spec("matplotlib") is None:
         raise MissingDependencyError("matplotlib", "viewer", "--report")
+
+
+def _read_lifter(arguments: argparse.Namespace, note: Note) -> FitLifter | None:
+    if arguments.lifter is None:
+        return None
+    from simspine_jax.cli_training import load_spine
+    from simspine_jax.pipeline.fit_lifter import load_lifter
+
+    return load_lifter(arguments.lifter, load_spine, note=note)
 
 
 def read_fit_options(arguments: argparse.Namespace) -> FitOptions:

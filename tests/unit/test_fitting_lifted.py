@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from simspine_jax.errors import ShapeError
 from simspine_jax.fitting.parameters import FitPriors, make_layout, make_prior, rig_of
 from simspine_jax.fitting.subject import (
-    Clip,
     FitOptions,
     FitStatus,
     LiftedMarkers,
@@ -202,15 +201,11 @@ def test_what_does_not_go_together_is_refused(arm_model: SpineModel, seen: ArmCa
     lifted, two = lifted_of(seen), capture_arm(arm_model, on_an_arc(2), 0)
     with pytest.raises(ShapeError, match="there are 2 cameras; valid is one"):
         fit_subject(arm_model, [replace(two.clip, lifted=lifted)], two.cameras, RATE_HZ, Start([two.q]))
+    clips = [replace(seen.clip, lifted=lifted_of(seen, root)) for root in (0, 1)]
     with pytest.raises(ShapeError, match="different roots"):
-        clips = [replace(seen.clip, lifted=lifted_of(seen, root)) for root in (0, 1)]
         fit_subject(arm_model, clips, seen.cameras, RATE_HZ, Start([seen.q] * 2))
     with pytest.raises(ShapeError, match=r"lifted points have shape \(3, 12, 3\)"):
-        Clip(
-            seen.keypoints,
-            np.ones(seen.keypoints.shape[:3]),
-            lifted=replace(lifted, points=lifted.points[:3]),
-        )
+        replace(seen.clip, lifted=replace(lifted, points=lifted.points[:3]))
     with pytest.raises(ShapeError, match="deviations above 0"):
         replace(lifted, std=np.zeros_like(lifted.std))
     with pytest.raises(ShapeError, match="root is 12"):
