@@ -249,6 +249,8 @@ class _Run:
         points = [find_points(t, CHAIN) if self.lifter is None else unplaced(t) for t in inputs]
         poses = [poses_of(sure.fit, row) for row in range(len(inputs))]
         trials = simulate_trials(model, source.name, inputs, points, size, CHAIN, motions=poses)
+        if self.lifter is not None:  # no marker had a place to be near to
+            trials = [replace(trial, residuals=None) for trial in trials]
         files.write_subject(source, inputs, size, key)
         truths = {trial.action: trial.truth for trial in source.trials}
         records = [files.write_trial(trial, truths[trial.action](), size, key) for trial in trials]

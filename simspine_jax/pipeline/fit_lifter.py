@@ -51,9 +51,11 @@ class TrainedLifter:
         """See `fit_lifted.FitLifter`."""
         views = trial.views
         assert views is not None
+        pixels, sure = (np.asarray(x, np.float64) for x in (views.keypoints, views.confidence))
+        known = np.isfinite(pixels).all(axis=-1) & np.isfinite(sure)
         view = Keypoints2D(
-            views.cameras.names, TRC_NAMES, np.asarray(views.keypoints, np.float64),
-            np.asarray(views.confidence, np.float64), trial.rate_hz,
+            views.cameras.names, TRC_NAMES, np.where(known[..., None], pixels, np.nan),
+            np.where(known, sure, np.nan), trial.rate_hz,
         )  # fmt: skip
         for remark in view_remarks(self.run, self.model, view):
             self.note(f"{trial.action}: {remark}")

@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 from simspine_jax.errors import ShapeError
 from simspine_jax.fitting.parameters import FitPriors, make_layout, make_prior, rig_of
 from simspine_jax.fitting.subject import (
+    Clip,
     FitOptions,
     FitStatus,
     LiftedMarkers,
     Start,
     SubjectFit,
+    _lifted_data,
+    _Seen,
     fit_subject,
 )
 from simspine_jax.fitting.terms import (
@@ -161,6 +164,7 @@ def shape_error(fit: SubjectFit, seen: ArmCapture, root: int = 0) -> NDArray[np.
     return np.linalg.norm(found * np.linalg.norm(wanted) / np.linalg.norm(found) - wanted, axis=-1)
 
 
+@pytest.mark.slow
 def test_exact_points_give_the_pose_where_pictures_tell_little(
     arm_model: SpineModel, seen: ArmCapture
 ) -> None:
@@ -175,6 +179,7 @@ def test_exact_points_give_the_pose_where_pictures_tell_little(
     assert np.median(sure.pose_std) < 0.7 * np.median(unsure.pose_std)
 
 
+@pytest.mark.slow
 def test_a_bad_lifter_is_outvoted(arm_model: SpineModel, seen: ArmCapture) -> None:
     good = lifted_of(seen)
     astray = good.points.copy()
@@ -185,16 +190,26 @@ def test_a_bad_lifter_is_outvoted(arm_model: SpineModel, seen: ArmCapture) -> No
     assert beside[:, 6].mean() < 0.03
 
 
-def test_points_of_neighbours_count_as_one(arm_model: SpineModel, seen: ArmCapture) -> None:
-    for alike, share in ((4.0, 0.25), (0.1, 1.0), (1e4, 1 / len(seen.q))):
-        lifted = replace(lifted_of(seen), alike_frames=alike)
-        options = FitOptions(FitPriors(bias=0.0), rounds=1, max_steps=1)
-        clip = replace(seen.clip, lifted=lifted)
-        fit = fit_subject(arm_model, [clip], seen.cameras, RATE_HZ, Start([seen.q]), options,
-                          segments=SEGMENTS)  # fmt: skip
-        assert fit.whole.data.lifted is not None
-        np.testing.assert_allclose(fit.whole.data.lifted.share, share)
-        assert (np.asarray(fit.whole.data.lifted.precision)[0, :, 0] == 0).all(), "the root tells nothing"
+def test_points_of_neighbours_count_as_one(seen: ArmCapture) -> None:
+    size, frames = 1.25, len(seen.q)
+    given = lifted_of(seen)
+    given.points[5, 3] = np.nan
+    for alike, share in ((4.0, 0.25), (0.1, 1.0), (1e4, 1 / frames)):
+        clip = replace(seen.clip, lifted=replace(given, alike_frames=alike))
+        short = Clip(seen.keypoints[:9], clip.confidence[:9])
+        both = _Seen.of([clip, short], 1, jnp.dtype("float64"))
+        found = _lifted_data([clip, short], both, size, jnp.dtype("float64"))
+        assert found is not None
+        np.testing.assert_allclose(found.share, [[share] * frames, [0.0] * frames])
+        precision = np.array(np.broadcast_to((size / STD_M) ** 2, given.points.shape))
+        precision[:, 0], precision[5, 3] = 0.0, 0.0  # the root tells nothing
+        np.testing.assert_allclose(found.precision[0], precision)
+        assert (np.asarray(found.precision)[1] == 0).all()
+        wanted = np.where(precision > 0, given.points / size, 0.0)
+        np.testing.assert_allclose(found.points[0], wanted)
+    assert (
+        _lifted_data([short], _Seen.of([short], 1, jnp.dtype("float64")), 1.0, jnp.dtype("float64")) is None
+    )
 
 
 def test_what_does_not_go_together_is_refused(arm_model: SpineModel, seen: ArmCapture) -> None:

@@ -1,4 +1,4 @@
-"""One camera's lifted keypoints on their way into a fit: placed, measured, and refused where they don't fit."""
+"""One camera's lifted keypoints on their way into a fit: placed, measured, or refused."""
 
 from __future__ import annotations
 
@@ -184,6 +184,10 @@ def test_a_trained_lifter_gives_points_along_the_cameras_axes(scene: Scene) -> N
     told: list[str] = []
     lifter = TrainedLifter(RUN, simple(), default_errors(), "", told.append)
     trial = third(scene)
+    assert trial.views is not None
+    holed = trial.views.keypoints.copy()
+    holed[3, 0, 5] = np.nan  # with a confidence all the same
+    trial = replace(trial, views=replace(trial.views, keypoints=holed))
     found = lifter.lift(trial)
     assert found.shape == (N_FRAMES, 37, 3)
     np.testing.assert_allclose(found[:, HIP], 0.0, atol=1e-12)
