@@ -62,8 +62,8 @@ RAYLEIGH_MEDIAN = 1.1774
 LONGEST = 60.0
 """Frames over which errors may be alike, at most, as an estimate."""
 
-ALONE_ACCELERATION_STD = 100.0
-"""Of the whole body's place where one camera sees it, m/s^2: so weak that it does little but bridge gaps.
+ALONE_ACCELERATION_STD = 1000.0
+"""Of the whole body's place where one camera sees it, m/s^2: so weak that it does nothing but bridge gaps.
 
 A body that is smaller and nearer accelerates less. One camera leaves size and distance open, and a tighter
 one would find people too small: frames by the hundred outweigh what is known of people's sizes.
@@ -145,12 +145,16 @@ class LiftedMarkers:
             least: a lifter that errs does so for seconds, and counted in every frame it would outweigh
             pictures and be believed to millimetres.
         root: number of the root marker.
+        alike_markers: how many markers err alike, which count as one likewise.
+        size_std: of the size of the start's body, as a share; it counts once in all clips.
     """
 
     points: NDArray[np.floating]
     std: NDArray[np.floating]
     alike_frames: float
     root: int
+    alike_markers: float = 1.0
+    size_std: float = 0.1
 
     def __post_init__(self) -> None:
         if self.points.ndim != 3 or self.points.shape[-1] != 3:
@@ -163,8 +167,9 @@ class LiftedMarkers:
                 f"root is {self.root} and the least deviation is {np.min(self.std)}; valid are a marker's "
                 "number, and deviations above 0 of all others"
             )
-        if not (np.isfinite(self.alike_frames) and self.alike_frames > 0):
-            raise ShapeError(f"alike_frames is {self.alike_frames}; valid is a finite number above 0")
+        for name in ("alike_frames", "alike_markers", "size_std"):
+            if not (np.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ShapeError(f"{name} is {getattr(self, name)}; valid is a finite number above 0")
 
 
 @dataclass(frozen=True, eq=False)
@@ -523,7 +528,8 @@ def _lifted_data(clips: Sequence[Clip], seen: _Seen, size: float, dtype: jnp.dty
     if root is None:
         return None
     points = np.full(seen.markers.shape, np.nan)
-    precision, share = np.zeros(seen.markers.shape), np.zeros(seen.valid.shape)
+    precision = np.zeros(seen.markers.shape)
+    share, size_precision = np.zeros(seen.valid.shape), np.zeros(seen.valid.shape)
     for row, clip in enumerate(clips):
         if (lifted := clip.lifted) is not None:
             n = seen.lengths[row]
@@ -531,12 +537,14 @@ def _lifted_data(clips: Sequence[Clip], seen: _Seen, size: float, dtype: jnp.dty
             there = np.isfinite(lifted.points).all(-1) & (np.arange(len(lifted.std)) != root)
             std = np.where(lifted.std > 0, lifted.std, 1.0) / size
             precision[row, :n] = there[..., None] / std**2
-            count = int((there.any(-1) & seen.usable[row, :n]).sum())
-            share[row, :n] = 1 / np.clip(lifted.alike_frames, 1.0, max(count, 1))
-    points, precision, share = (
-        jnp.asarray(x, dtype) for x in (np.where(precision > 0, points, 0.0), precision, share)
-    )
-    return LiftedData(points, precision, share, root)
+            counts = there.any(-1) & seen.usable[row, :n]
+            alike = np.clip(lifted.alike_frames, 1.0, max(counts.sum(), 1))
+            share[row, :n] = 1 / (alike * max(lifted.alike_markers, 1.0))
+            size_precision[row, :n] = counts / lifted.size_std**2
+    size_precision /= max(np.count_nonzero(size_precision), 1)
+    points, log_size = np.where(precision > 0, points, 0.0), np.full(share.shape, np.log(size))
+    arrays = (jnp.asarray(x, dtype) for x in (points, precision, share, log_size, size_precision))
+    return LiftedData(*arrays, root)
 
 
 def _acceleration_std(model: SpineModel, options: FitOptions, *, alone: bool) -> NDArray[np.float64]:

@@ -4,7 +4,8 @@ For one frame, in units of its own deviations (half a negative log posterior)::
 
     sum_vk rho(|u_vk - y_vk|^2 / s_vk^2)           pictures, rho(z) = c^2 log(1 + z / c^2) / 2
       + sum_k rho(|x_k - m_k|^2 / s_k^2)           3D markers
-      + h sum_k rho(|(R (x_k - x_0) / g - l_k) / s_k|^2)   lifted markers, see `LiftedData`
+      + h sum_k rho(|(R (x_k - x_0) / g - l_k) / s_k|^2) + ((log g - log g_l) / s_l)^2 / 2
+                                                   lifted markers, see `LiftedData`
       + |(q - q0) / s_q|^2 / 2                     a weak pull to the model's default pose
       + sum of the user's |r|^2 / 2
 
@@ -62,19 +63,24 @@ Term = Callable[[Float[Array, " Q"], Float[Array, "K 3"], Float[Array, "B 3"]], 
 class LiftedData:
     """What a lifter makes of the pictures of one camera, of a body as large as the generic model.
 
-    One camera doesn't tell how large somebody is, and a lifter guesses what most are. So the model is divided
-    by its own size g (the geometric mean of its factors) before it is compared: the shape alone counts.
+    One camera hardly tells how large somebody is, and what a lifter makes of it is one guess, however many
+    frames there are. So the model is divided by its own size g (the geometric mean of its factors) before it
+    is compared, and the size is compared by itself.
 
     Attributes:
         points: l, metres from the root marker along the camera's axes.
         precision: 1 / s^2 along each of these, 1 / m^2; 0 where there is none.
-        share: h, of what a frame's points would count for if frames erred each in its own way.
+        share: h, of what a frame's points would count for if each erred in its own way.
+        log_size: of the lifted body, over the generic model's.
+        size_precision: share of it that each frame has, 1 / s^2 over all frames.
         root: number of the root marker.
     """
 
     points: Float[Array, "*T K 3"]
     precision: Float[Array, "*T K 3"]
     share: Float[Array, "*T"]
+    log_size: Float[Array, "*T"]
+    size_precision: Float[Array, "*T"]
     root: int = field(metadata={"static": True})
 
 
@@ -223,6 +229,7 @@ def cost_of(
     if data.lifted is not None:
         found = expected_lifted(setting.layout, fixed.rig, theta, markers, data.lifted.root)
         cost = cost + jnp.sum(_lifted_cost(found, data.lifted)[0], axis=1)
+        cost = cost + 0.5 * data.lifted.size_precision * _size_off(setting.layout, theta, data.lifted) ** 2
     cost = cost + 0.5 * jnp.sum(
         data.pull[:, None] * fixed.pose_precision * (q - fixed.model.default_q.astype(q.dtype)) ** 2, axis=1
     )
@@ -300,6 +307,11 @@ def all_lifted(
     markers = markers_of(setting, fixed.model, theta, q.reshape(-1, q.shape[-1]))
     found = expected_lifted(setting.layout, fixed.rig, theta, markers, lifted.root)
     return found.reshape(lifted.points.shape)
+
+
+def _size_off(layout: Layout, theta: Array, lifted: LiftedData) -> Float[Array, " W"]:
+    """Logarithm of the body's size over the lifted one's."""
+    return jnp.mean(theta[: layout.n_scales]) - lifted.log_size
 
 
 def _lifted_cost(found: Array, lifted: LiftedData) -> tuple[Array, Array, Array]:
@@ -387,8 +399,16 @@ def _lifted_equations(
     found = expected_lifted(layout, rig, theta, markers, data.lifted.root)
     costs, precision, residual = _lifted_cost(found, data.lifted)
     precision = jnp.where(data.usable[:, None, None], precision, 0.0)
+    off = _size_off(layout, theta, data.lifted)
+    sizes, each = slice(0, layout.n_scales), 1 / layout.n_scales
+    pull = jnp.where(data.usable, data.lifted.size_precision, 0.0)
+    sums = sums._replace(
+        cost=sums.cost + jnp.sum(costs, axis=1) + 0.5 * pull * off**2,
+        shared_gradient=sums.shared_gradient.at[sizes].add(each * jnp.sum(pull * off)),
+        shared_matrix=sums.shared_matrix.at[sizes, sizes].add(each**2 * jnp.sum(pull)),
+    )
     return _points_added(
-        sums._replace(cost=sums.cost + jnp.sum(costs, axis=1)),
+        sums,
         _lifted_jacobian(layout, rig, theta, data.lifted.root, found, jacobian, sums.gradient.shape[1]),
         precision * residual,
         precision[..., None] * jnp.eye(3, dtype=markers.dtype),

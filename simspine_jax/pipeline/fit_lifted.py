@@ -143,7 +143,8 @@ def lifted_markers(
     points, std = np.full((len(lifted), len(names), 3), np.nan), np.ones((len(names), 3))
     here, there = list(model.marker_indices(shared)), [TRC_NAMES.index(name) for name in shared]
     points[:, here], std[here] = lifted[:, there], errors.std[there]
-    return LiftedMarkers(points, std, errors.alike_s * trial.rate_hz, names.index(ROOT))
+    alike = errors.alike_s * trial.rate_hz
+    return LiftedMarkers(points, std, alike, names.index(ROOT), errors.alike_keypoints, errors.size_std)
 
 
 def unplaced(trial: TrialInput) -> Points:

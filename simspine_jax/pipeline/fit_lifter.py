@@ -96,7 +96,8 @@ def load_lifter(folder: Path, spine: Callable[[], SpineModel], *, note: Note) ->
             f"'simspine evaluate {place(folder)} --errors' measures them on a built dataset"
         )
     digest = hashlib.sha256((folder / RUN_FILE).read_bytes())
-    digest.update(repr((steps, errors.std.tolist(), errors.alike_s)).encode())
+    about = (steps, errors.std.tolist(), errors.alike_s, errors.alike_keypoints, errors.size_std)
+    digest.update(repr(about).encode())
     for file in sorted((folder / "hashes").glob("*")):
         digest.update(file.read_bytes())
     return TrainedLifter(run, model, errors, digest.hexdigest(), note)

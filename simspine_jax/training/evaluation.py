@@ -216,8 +216,8 @@ def lifter_errors(run: Run, model: LifterModule, clips: ClipSequence, *, source:
     _, rows, found = predictions_of(run, model, clips)
     wanted, known = wanted_of(rows)
     known = known & found.known[:, None]
-    error = np.where(known[..., None], found.lifted.keypoints - wanted, np.float32(np.nan))
-    return measured_errors(error, found.view, rates.pop(), source)
+    truth = np.where(known[..., None], wanted, np.float32(np.nan))
+    return measured_errors(found.lifted.keypoints, truth, found.view, rates.pop(), source)
 
 
 def wanted_of(rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -29,7 +29,7 @@ SYNTHETIC = ("--synthetic", "--subjects", "S1", "--actions", "Walking", "--secon
 HIP, STD_M = TRC_NAMES.index(ROOT), 0.04
 
 
-ERRORS = LifterErrors(np.full((37, 3), STD_M), 10.0)
+ERRORS = LifterErrors(np.full((37, 3), STD_M), 10.0, 1.0, 0.1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -59,6 +59,8 @@ def random_problem(arm_model: SpineModel):
         jnp.zeros((FRAMES, n, 3)),
         jnp.asarray(random.uniform(0, 1e3, (FRAMES, n, 3)) * (random.random((FRAMES, n, 1)) < 0.8)),
         jnp.asarray([0.5, 0.1, 1.0, 1.0]),
+        jnp.full(FRAMES, jnp.mean(theta[: layout.n_scales])),
+        jnp.asarray([50.0, 20.0, 0.0, 70.0]),
         ROOT,
     )
     data = FrameData(
@@ -82,7 +84,8 @@ def near(found, wanted) -> None:
 def test_gradients_are_those_of_the_objective(problem) -> None:
     setting, fixed, theta, data, q = problem
     off = 0.05 * np.random.default_rng(1).normal(size=data.lifted.points.shape)
-    data = replace(data, lifted=replace(data.lifted, points=data.lifted.points + off))
+    lifted = replace(data.lifted, points=data.lifted.points + off, log_size=data.lifted.log_size + 0.2)
+    data = replace(data, lifted=lifted)
     e = jax.jit(equations, static_argnums=0)(setting, fixed, theta, data, q)
 
     def total(theta: jax.Array, q: jax.Array) -> jax.Array:
@@ -111,14 +114,14 @@ def test_the_matrix_is_the_hessian_where_nothing_is_left(problem) -> None:
         np.testing.assert_allclose(e.border[t], hessian[rows, q.size :], atol=atol)
 
 
-def test_size_does_not_count(problem, arm_model: SpineModel) -> None:
-    """A body that is larger as a whole, with offsets that grow, costs the same."""
+def test_size_counts_by_itself(problem) -> None:
+    """A body that is larger as a whole, with offsets that grow, costs what its size says and no more."""
     setting, fixed, theta, data, q = problem
     e = jax.jit(equations, static_argnums=0)(setting, fixed, theta, data, q)
     larger = np.zeros(setting.layout.size)
     larger[: setting.layout.n_scales] = 1.0
     stiffness = larger @ np.asarray(e.shared_matrix) @ larger
-    assert stiffness < ROUNDING * np.abs(e.shared_matrix).max()
+    assert stiffness == pytest.approx(70.0, rel=1e-7)  # of the frames that count
 
 
 def test_a_point_that_is_astray_loses_its_weight(problem) -> None:
@@ -192,9 +195,9 @@ def test_a_bad_lifter_is_outvoted(arm_model: SpineModel, seen: ArmCapture) -> No
 
 def test_points_of_neighbours_count_as_one(seen: ArmCapture) -> None:
     size, frames = 1.25, len(seen.q)
-    given = lifted_of(seen)
+    given = replace(lifted_of(seen), alike_markers=2.0, size_std=0.05)
     given.points[5, 3] = np.nan
-    for alike, share in ((4.0, 0.25), (0.1, 1.0), (1e4, 1 / frames)):
+    for alike, share in ((4.0, 0.125), (0.1, 0.5), (1e4, 0.5 / frames)):
         clip = replace(seen.clip, lifted=replace(given, alike_frames=alike))
         short = Clip(seen.keypoints[:9], clip.confidence[:9])
         both = _Seen.of([clip, short], 1, jnp.dtype("float64"))
@@ -205,6 +208,8 @@ def test_points_of_neighbours_count_as_one(seen: ArmCapture) -> None:
         precision[:, 0], precision[5, 3] = 0.0, 0.0  # the root tells nothing
         np.testing.assert_allclose(found.precision[0], precision)
         assert (np.asarray(found.precision)[1] == 0).all()
+        np.testing.assert_allclose(found.log_size, np.log(size))
+        np.testing.assert_allclose(found.size_precision.sum(), 1 / 0.05**2)
         wanted = np.where(precision > 0, given.points / size, 0.0)
         np.testing.assert_allclose(found.points[0], wanted)
     assert (

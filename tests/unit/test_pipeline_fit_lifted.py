@@ -123,9 +123,9 @@ def test_one_camera_is_chosen(scene: Scene) -> None:
 
 def test_markers_of_the_model_are_taken(scene: Scene, spine_model, arm_model) -> None:
     std = np.random.default_rng(2).uniform(0.01, 0.2, (37, 3))
-    found = lifted_markers(spine_model, scene.trial, scene.lifted, LifterErrors(std, 0.5))
+    found = lifted_markers(spine_model, scene.trial, scene.lifted, LifterErrors(std, 0.5, 3.0, 0.08))
     assert spine_model.marker_names[found.root] == ROOT
-    assert found.alike_frames == 0.5 * RATE_HZ
+    assert (found.alike_frames, found.alike_markers, found.size_std) == (0.5 * RATE_HZ, 3.0, 0.08)
     for k, name in enumerate(spine_model.marker_names):
         if name in TRC_NAMES:
             np.testing.assert_array_equal(found.points[:, k], scene.lifted[:, TRC_NAMES.index(name)])
@@ -152,11 +152,19 @@ def test_errors_are_measured_and_come_back(tmp_path: Path) -> None:
     steps = random.normal(size=(40, frames // alike, 37, 3)).repeat(alike, axis=1)
     error = (steps * std).reshape(-1, 37, 3)
     error[:, HIP], error[5, 3] = 0.0, np.nan
-    found = measured_errors(error, np.repeat(np.arange(40), frames), RATE_HZ, "noise")
+    view = np.repeat(np.arange(40), frames)
+    truth = random.normal(size=error.shape)
+    found = measured_errors(truth + error, truth, view, RATE_HZ, "noise")
     others = np.arange(37) != HIP
     np.testing.assert_allclose(found.std[others], std[others], rtol=0.1)  # 2,000 draws
     np.testing.assert_array_equal(found.std[HIP], LEAST_STD_M)
     assert found.alike_s == pytest.approx(alike / RATE_HZ, rel=0.1)
+    assert found.alike_keypoints == pytest.approx(1.0, abs=0.05)
+    same = np.repeat(error[:, :1], 37, axis=1)
+    both = measured_errors(truth + same, truth, view, RATE_HZ, "")
+    assert both.alike_keypoints > 30, "errors that all keypoints have in common"
+    larger = measured_errors(1.1 * truth, truth, view, RATE_HZ, "")
+    assert larger.size_std == pytest.approx(np.log(1.1), rel=1e-6)
     path = tmp_path / FILE
     write_errors(path, found)
     back = read_errors(path)
@@ -168,9 +176,9 @@ def test_errors_are_measured_and_come_back(tmp_path: Path) -> None:
             read_errors(path)
     error[:, 7] = np.nan
     with pytest.raises(ShapeError, match=f"truth of {KEYPOINT_NAMES[7]} is known in no frame"):
-        measured_errors(error, np.zeros(len(error), int), RATE_HZ, "")
+        measured_errors(truth + error, truth, view, RATE_HZ, "")
     with pytest.raises(ShapeError, match=r"valid is \(37, 3\)"):
-        LifterErrors(np.ones(3), 1.0)
+        LifterErrors(np.ones(3), 1.0, 1.0, 1.0)
     with pytest.raises(ShapeError, match="alike_s is 0"):
         replace(back, alike_s=0.0)
 
