@@ -73,8 +73,20 @@ def run_chain(
         points = [lifted_points(t, p, options) for t, p in zip(trials, places, strict=True)]
         lifted = [lifted_markers(model, t, p, lifter.errors) for t, p in zip(trials, places, strict=True)]
     size = find_size(model, points, options, height_m=height_m)
+    if lifter is not None:
+        size = of_one_size(size)
     targets = [targets_of(model, p, options) for p in points]
     return ChainResult(size, solve_trials(model, targets, size.scale_factors, options), lifted)
+
+
+def of_one_size(size: SubjectSize) -> SubjectSize:
+    """The size with the generic model's proportions.
+
+    Lifters draw bodies toward what they saw on average, trunks most: a start with proportions of theirs ends
+    in poses that make up for it.
+    """
+    factors = size.scale_factors
+    return replace(size, scale_factors=np.full_like(factors, np.exp(np.log(factors).mean())))
 
 
 def fit_trials(

@@ -32,6 +32,7 @@ from simspine_jax.lifting.errors import (
 )
 from simspine_jax.lifting.simple_baseline import SimpleBaseline, SimpleBaselineOptions
 from simspine_jax.pipeline import fit_lifter
+from simspine_jax.pipeline.fit import of_one_size
 from simspine_jax.pipeline.fit_files import only_view
 from simspine_jax.pipeline.fit_lifted import (
     ROOT,
@@ -44,7 +45,7 @@ from simspine_jax.pipeline.fit_lifted import (
 from simspine_jax.pipeline.fit_lifter import TrainedLifter, load_lifter
 from simspine_jax.pipeline.options import PRESETS
 from simspine_jax.pipeline.sources import FileTrial, SubjectSource, of_one_camera
-from simspine_jax.pipeline.stages import TrialInput, Views
+from simspine_jax.pipeline.stages import SubjectSize, TrialInput, Views
 from simspine_jax.skeleton import KEYPOINT_NAMES, TRC_NAMES
 from simspine_jax.training.evaluation import lifter_errors
 from simspine_jax.training.run import DataOptions, Expected, Run, write_run
@@ -256,3 +257,10 @@ def test_one_camera_suffices_where_it_is_lifted(scene: Scene, tmp_path: Path) ->
     write_cameras_toml(tmp_path / "rig.toml", make_rig(1).select([make_rig(1).names[0]]))
     with pytest.raises(SimspineError, match="valid are one or more"):
         lone.load()
+
+
+def test_a_lifted_body_starts_with_the_models_proportions() -> None:
+    factors = np.random.default_rng(0).uniform(0.8, 1.2, (5, 3))
+    size = of_one_size(SubjectSize(factors, 1.7, 63.0))
+    np.testing.assert_allclose(size.scale_factors, np.exp(np.log(factors).mean()))
+    assert size.height_m == 1.7
