@@ -542,9 +542,14 @@ def _lifted_data(clips: Sequence[Clip], seen: _Seen, size: float, dtype: jnp.dty
             share[row, :n] = 1 / (alike * max(lifted.alike_markers, 1.0))
             size_precision[row, :n] = counts / lifted.size_std**2
     size_precision /= max(np.count_nonzero(size_precision), 1)
-    points, log_size = np.where(precision > 0, points, 0.0), np.full(share.shape, np.log(size))
-    arrays = (jnp.asarray(x, dtype) for x in (points, precision, share, log_size, size_precision))
-    return LiftedData(*arrays, root)
+    points, precision, share, log_size, size_precision = (
+        jnp.asarray(x, dtype)
+        for x in (
+            np.where(precision > 0, points, 0.0), precision, share,
+            np.full(share.shape, np.log(size)), size_precision,
+        )
+    )  # fmt: skip
+    return LiftedData(points, precision, share, log_size, size_precision, root)
 
 
 def _acceleration_std(model: SpineModel, options: FitOptions, *, alone: bool) -> NDArray[np.float64]:

@@ -141,7 +141,8 @@ def read_errors(path: Path) -> LifterErrors:
     try:
         document = json.loads(text)
         rows = np.array([document["std_m"][name] for name in KEYPOINT_NAMES], np.float64)
-        return LifterErrors(rows, *(float(document[name]) for name in _NUMBERS), str(document["source"]))
+        numbers = {name: float(document[name]) for name in _NUMBERS}
+        return LifterErrors(rows, **numbers, source=str(document["source"]))
     except (ValueError, KeyError, TypeError, ShapeError):
         valid = "what 'simspine evaluate --errors' writes"
         raise malformed(path, None, "it holds no errors of a lifter", valid) from None

@@ -217,7 +217,7 @@ def lifter_errors(run: Run, model: LifterModule, clips: ClipSequence, *, source:
     wanted, known = wanted_of(rows)
     known = known & found.known[:, None]
     truth = np.where(known[..., None], wanted, np.float32(np.nan))
-    return measured_errors(found.lifted.keypoints, truth, found.view, rates.pop(), source)
+    return measured_errors(np.asarray(found.lifted.keypoints), truth, found.view, rates.pop(), source)
 
 
 def wanted_of(rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
