@@ -125,11 +125,26 @@ LUMBAR_WORKLOADS = tuple(
     for noise, suffix in (("low", ""), ("paper", "/paper_noise"))
 )
 
+MONOCULAR_ROWS = (
+    Metric("fitting/monocular_spine_mpjpe_ratio", "ratio", "lower", _SOLVED, 1.0,
+           "Root-relative spine MPJPE of a fit to one camera's detections with a lifter as prior, over that "
+           "of the lifter alone."),
+    Metric("fitting/monocular_spine_pmpjpe_ratio", "ratio", "lower", _SOLVED, 1.0,
+           "The same after alignment of the spine."),
+    *(Metric(f"fitting/coverage90/monocular_{name}", "1", "higher", None, None,
+             "Share of root-relative coordinates that 90 % intervals of that fit hold.")
+      for name in ("keypoints", "spine")),
+)  # fmt: skip
+MONOCULAR_WORKLOADS = (
+    Workload(tuple(metric.key for metric in MONOCULAR_ROWS), late("fitting_monocular", "monocular")),
+)
+
 PARTS: tuple[tuple[tuple[Metric, ...], tuple[Workload, ...]], ...] = (
     (SUBJECT_ROWS, SUBJECT_WORKLOADS),
     (LUMBAR_ROWS, LUMBAR_WORKLOADS),
     (DYNAMICS_ROWS, DYNAMICS_WORKLOADS),
     (LEARNING_ROWS, LEARNING_WORKLOADS),
+    (MONOCULAR_ROWS, MONOCULAR_WORKLOADS),
 )
 
 SUITE = Suite(

@@ -198,17 +198,27 @@ def truth_against_detected(place: Workplace, model: str) -> Iterator[Measurement
     yield Measurement(f"lifting/truth_vs_detected/{model}/spine_pmpjpe", ratio, SYNTHETIC_SET, note)
 
 
+def trained_run(place: Workplace, name: str, source: str) -> tuple[Run, Path]:
+    """A run and the folder of its training, which is done where it isn't yet."""
+    run = with_settings(load_run(name), [f"data.source={source}", *(QUICK if place.quick else ())])
+    folder = _folder(place, name, source)
+    train(run, _clips(run, "train"), folder, spine=place.spine if needs_body(run) else None)
+    return run, folder
+
+
+def _folder(place: Workplace, name: str, source: str) -> Path:
+    base = place.folder if place.quick else Path(os.environ.get(RUNS_VARIABLE) or place.folder)
+    return base / f"{name}_{source}"
+
+
 _FOUND: dict[tuple[str, str], tuple[Scores, str]] = {}
 
 
 def _scores(place: Workplace, name: str, source: str) -> tuple[Scores, str]:
     """Scores of a run, trained where it isn't yet; once a process."""
     if (name, source) not in _FOUND:
-        run = with_settings(load_run(name), [f"data.source={source}", *(QUICK if place.quick else ())])
-        base = place.folder if place.quick else Path(os.environ.get(RUNS_VARIABLE) or place.folder)
-        folder = base / f"{name}_{source}"
-        began, is_new = time.perf_counter(), not (folder / RUN_FILE).exists()
-        train(run, _clips(run, "train"), folder, spine=place.spine if needs_body(run) else None)
+        began, is_new = time.perf_counter(), not (_folder(place, name, source) / RUN_FILE).exists()
+        run, folder = trained_run(place, name, source)
         minutes = (time.perf_counter() - began) / 60
         kept, model, steps = load_trained(folder, lambda: place.spine)
         note = f"{steps} steps" + (f" in {minutes:.0f} minutes." if is_new else ".")

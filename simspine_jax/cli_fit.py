@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from simspine_jax.fitting.subject import FitOptions
     from simspine_jax.io.layout import ReleaseLayout
     from simspine_jax.pipeline import FailedTrial, LoadedModel
+    from simspine_jax.pipeline.fit_lifted import FitLifter
     from simspine_jax.pipeline.fit_results import (
         FittedCamera,
         FittedLumbar,
@@ -76,6 +77,10 @@ def add_fit_arguments(parser: argparse.ArgumentParser) -> None:
         f"of the last round ({MAX_STEPS})"))  # fmt: skip
     model.add_argument("--hold-out", nargs="+", default=[], metavar="CAMERA", help=(
         "fit without these cameras, and tell how well they are predicted"))  # fmt: skip
+    model.add_argument("--lifter", type=Path, metavar="DIR", help=(
+        "folder of a training of 'simspine train': fit the pictures of one camera, with what the lifter "
+        "makes of them as a prior"))  # fmt: skip
+    model.add_argument("--view", metavar="CAMERA", help="that camera, where there are several")
     output = parser.add_argument_group("output")
     add_output(output, required=True, metavar="DIR", help="gets the official layout, and a folder fit")
     output.add_argument("--report", action="store_true", help=(
@@ -95,6 +100,7 @@ def fit(arguments: argparse.Namespace, bars: Callable[..., Any], note: Note) -> 
     from simspine_jax.pipeline.fit_files import run_fit
 
     options = read_fit_options(arguments)
+    lifter = _read_lifter(arguments, note)
     loaded, osim = open_spine(arguments)
     subjects = read_sources(arguments, loaded)
     make_folder(arguments.out)
@@ -103,8 +109,8 @@ def fit(arguments: argparse.Namespace, bars: Callable[..., Any], note: Note) -> 
     with bars(sum(len(s.trials) for s in subjects), arguments) as (say, _, next_trial):
         results = run_fit(
             loaded, subjects, arguments.out, options,
-            hold_out=arguments.hold_out, osim=osim, force=arguments.force, note=note,
-            tell=lambda line: say(f"  {line}"),
+            hold_out=arguments.hold_out, lifter=lifter, view=arguments.view, osim=osim,
+            force=arguments.force, note=note, tell=lambda line: say(f"  {line}"),
         )  # fmt: skip
         for result in results:
             if isinstance(result, FailedTrial):
@@ -148,11 +154,24 @@ def check_fit_arguments(arguments: argparse.Namespace) -> None:
         raise SimspineError(f"--max-steps is {arguments.max_steps}; valid is a whole number from 1 on")
     if len(set(arguments.hold_out)) < len(arguments.hold_out):
         raise SimspineError(f"--hold-out {' '.join(arguments.hold_out)} names a camera twice; valid is once")
+    if arguments.lifter is None:
+        refuse_without_effect(arguments, ("view",), "without --lifter", "--lifter")
+    if arguments.view is not None and arguments.view in arguments.hold_out:
+        raise SimspineError(f"--view and --hold-out both name {arguments.view}; valid is another camera")
     for asked, package, purpose in (
         (arguments.report, "matplotlib", "--report"), (arguments.html, "viser", "--html"),
     ):  # fmt: skip
         if asked and importlib.util.find_spec(package) is None:
             raise MissingDependencyError(package, "viewer", purpose)
+
+
+def _read_lifter(arguments: argparse.Namespace, note: Note) -> FitLifter | None:
+    if arguments.lifter is None:
+        return None
+    from simspine_jax.cli_training import load_spine
+    from simspine_jax.pipeline.fit_lifter import load_lifter
+
+    return load_lifter(arguments.lifter, load_spine, note=note)
 
 
 def read_fit_options(arguments: argparse.Namespace) -> FitOptions:
@@ -196,7 +215,7 @@ def _write_pages(
     result: FittedSubject,
     motions: Mapping[str, FittedMotion],
 ) -> None:
-    """What is asked for and not there yet: those of before it was redone are gone."""
+    """What is asked for and not there yet, and the report; pages of before it was redone are gone."""
     from simspine_jax.io.layout import ReleaseLayout
     from simspine_jax.pipeline.fit_files import fit_page, fit_picture, fit_report
 
@@ -213,7 +232,7 @@ def _write_pages(
 
             write_figure(picture, fit_figure(motions[trial.name], trial.name, trial.source))
     report = fit_report(layout, result.subject)
-    if arguments.report and not report.exists():
+    if arguments.report:  # anew, as a page may have come since
         from simspine_jax.viz.fit_report import write_fit_report
 
         write_fit_report(report, result, motions, links)
@@ -281,10 +300,9 @@ def _size_table(result: FittedSubject) -> list[str]:
 
 
 def _lumbar_lines(lumbar: FittedLumbar) -> list[str]:
-    lines = [
-        f"  lumbar levels {lumbar.treatment}: log evidence {lumbar.log_evidence_free:.1f}, coupled "
-        f"{lumbar.log_evidence_coupled:.1f}; {lumbar.verdict}"
-    ]
+    logs = (lumbar.log_evidence_free, lumbar.log_evidence_coupled)
+    free, coupled = ("-" if x is None else f"{x:.1f}" for x in logs)
+    lines = [f"  lumbar levels {lumbar.treatment}: log evidence {free}, coupled {coupled}; {lumbar.verdict}"]
     if lumbar.unmarked:
         lines.append(
             f"  no marker on {listed(lumbar.unmarked)}: the levels above and below are told apart by little; "

@@ -58,6 +58,9 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         "training)"))  # fmt: skip
     parser.add_argument("--pictures", type=Path, metavar="DIR", help=(
         "gets a sheet of pictures with what a detector found in them"))  # fmt: skip
+    parser.add_argument("--errors", action="store_true", help=(
+        "also leave a lifter's errors by keypoint and axis in its folder, for 'simspine fit --lifter'"
+    ))  # fmt: skip
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="of datasets (TensorFlow Datasets' own)")
     parser.add_argument("--format", choices=TABLE_FORMATS, default="txt", help="of what is printed (txt)")
     add_output(parser, metavar="FILE", help="also write the table; its ending says how")
@@ -225,8 +228,9 @@ def evaluate(arguments: argparse.Namespace, note: Note) -> int:
 
 def _lifter_table(arguments: argparse.Namespace, note: Note) -> Table:
     from simspine_jax.datasets import open_clips
+    from simspine_jax.lifting.errors import FILE, write_errors
     from simspine_jax.training.evaluation import evaluate as errors_of
-    from simspine_jax.training.evaluation import score_table
+    from simspine_jax.training.evaluation import lifter_errors, score_table
 
     for name in ("pictures", "on"):
         if getattr(arguments, name) is not None:
@@ -238,6 +242,9 @@ def _lifter_table(arguments: argparse.Namespace, note: Note) -> Table:
     clips = open_clips(run.data.config, arguments.split, arguments.data_dir)
     scores = errors_of(run, model, clips)
     source = f"simspine/{run.data.config}" + (" (synthetic)" if run.data.target == "truth" else "")
+    if arguments.errors:
+        what = f"{source}, split {arguments.split}, {run.data.source} 2D keypoints"
+        write_errors(arguments.checkpoint / FILE, lifter_errors(run, model, clips, source=what))
     return score_table(run, scores, split=arguments.split, source=source, steps=steps)
 
 
@@ -253,6 +260,8 @@ def _detector_table(arguments: argparse.Namespace, note: Note) -> Table:
     )
     from simspine_jax.training.detectors import load_trained_detector
 
+    if arguments.errors:
+        raise SimspineError("--errors was given for a detector, of which no fit asks; valid is a lifter")
     if arguments.input is not None:
         raise SimspineError("--input was given for a detector, which finds 2D keypoints; valid is a lifter")
     run, model, steps = load_trained_detector(arguments.checkpoint, note=note)

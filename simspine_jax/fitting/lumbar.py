@@ -41,7 +41,7 @@ class LumbarEvidence:
 
     Attributes:
         treatment: that is compared with the coupled one.
-        log_coupled: logarithm of the coupled model's evidence.
+        log_coupled: logarithm of the coupled model's evidence; NaN where one of the fits did not converge.
         log_free: likewise of the treatment's.
         power: of the data's likelihood in both.
     """
@@ -59,6 +59,8 @@ class LumbarEvidence:
     def verdict(self) -> str:
         """The Bayes factor in the words of R. Kass and A. Raftery."""
         size = abs(self.log_bayes_factor)
+        if not np.isfinite(size):
+            return "no evidence for or against the model's rhythm, as one of both fits did not converge"
         words = next((words for bound, words in KASS_RAFTERY if size < bound), "very strong")
         side = "against" if self.log_bayes_factor > 0 else "for"
         return f"evidence {side} the model's rhythm: {words}"
@@ -105,6 +107,9 @@ def released(
     start = _with_rhythm(coupled, rhythm_share) if treatment == "rhythm" else _with_levels(coupled, level_std)
     fitted = descend(start.setting, start.whole, *start.fitted[:2], max_steps, tolerance)
     found = start._replace(fitted=fitted)
+    if not (bool(coupled.fitted.converged) and bool(fitted.converged)):
+        # What a descent has still to gain would count for what comes after it.
+        return found, LumbarEvidence(treatment, np.nan, np.nan, np.nan)
     both = _held(*(_unspread(p) for p in (coupled, found)))
     power = power_of(*both[0][0][:2], *coupled.fitted[:2], correlation)
     before, after = (float(log_evidence(*p[:2], *p.fitted[:2], held, power)) for p, held in both)
@@ -113,7 +118,7 @@ def released(
 
 def _unspread(p: Solved) -> Solved:
     """The poses themselves: evidence counts their widths by the determinant."""
-    return p._replace(whole=replace(p.whole, spread=no_spread(p.fitted.q.shape, p.fitted.q.dtype)))
+    return p._replace(whole=replace(p.whole, spread=no_spread(p.fitted.q)))
 
 
 def _held(coupled: Solved, found: Solved) -> list[tuple[Solved, Array]]:

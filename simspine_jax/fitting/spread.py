@@ -29,19 +29,17 @@ PAIRS = 2
 """Poses on either side of each frame's own over which the mean is taken."""
 
 WIDEST = 0.5
-"""rad and m: beyond it a joint that isn't seen is no longer told from others by a few poses."""
+"""rad and m: about the largest deviation of what is drawn, as joints that aren't seen could be anywhere."""
 
 
-def no_spread(shape: tuple[int, int, int], dtype: jnp.dtype, count: int = 1) -> Float[Array, "C T S Q"]:
+def no_spread(q: Float[Array, "C T Q"], count: int = 1) -> Float[Array, "C T S Q"]:
     """The poses themselves.
 
     Args:
-        shape: C, T and Q.
-        dtype: of the computation.
+        q: poses.
         count: S; as many as there will be need no other program.
     """
-    clips, frames, n = shape
-    return jnp.zeros((clips, frames, count, n), dtype)
+    return jnp.zeros((*q.shape[:2], count, q.shape[2]), q.dtype)
 
 
 class Moments(NamedTuple):
@@ -78,7 +76,9 @@ def _moments(setting: Setting, whole: Whole, q: Array, theta: Array, drawn: Arra
     e = all_equations(setting, whole, q, theta)
     held = held_at_bounds(whole, e, q)
     factor = factorised(whole, e, held, 0.0)[0].banded
-    root = jnp.linalg.cholesky(jnp.moveaxis(frame_covariances(factor), 1, 0))
-    beside = jnp.einsum("ctij,ctsj->ctsi", root, drawn)
-    beside = jnp.where(held[:, :, None], 0.0, jnp.clip(jnp.nan_to_num(beside), -WIDEST, WIDEST))
+    own = jnp.moveaxis(frame_covariances(factor), 1, 0)
+    # As a whole: cut one by one, joints that only together are seen would no longer make up for each other.
+    narrow = WIDEST**2 * jnp.linalg.solve(own + WIDEST**2 * jnp.eye(q.shape[-1], dtype=q.dtype), own)
+    root = jnp.linalg.cholesky(0.5 * (narrow + jnp.swapaxes(narrow, -1, -2)))
+    beside = jnp.where(held[:, :, None], 0.0, jnp.einsum("ctij,ctsj->ctsi", root, drawn))
     return Moments(jnp.concatenate([beside, -beside], axis=2), acceleration_variances(whole, q, held, factor))

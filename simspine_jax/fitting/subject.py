@@ -39,7 +39,16 @@ from simspine_jax.fitting.parameters import (
 )
 from simspine_jax.fitting.solving import Fitted, Whole, descend
 from simspine_jax.fitting.spread import PAIRS, no_spread, posterior_moments
-from simspine_jax.fitting.terms import Fixed, FrameData, Setting, Term, all_expected, look, markers_of
+from simspine_jax.fitting.terms import (
+    Fixed,
+    FrameData,
+    LiftedData,
+    Setting,
+    Term,
+    all_expected,
+    look,
+    markers_of,
+)
 from simspine_jax.geometry.cameras import Cameras
 from simspine_jax.kinematics.lumbar import DEVIATION
 from simspine_jax.kinematics.model import SpineModel
@@ -56,8 +65,8 @@ RAYLEIGH_MEDIAN = 1.1774
 LONGEST = 60.0
 """Frames over which errors may be alike, at most, as an estimate."""
 
-ALONE_ACCELERATION_STD = 100.0
-"""Of the whole body's place where one camera sees it, m/s^2: so weak that it does little but bridge gaps.
+ALONE_ACCELERATION_STD = 1000.0
+"""Of the whole body's place where one camera sees it, m/s^2: so weak that it does nothing but bridge gaps.
 
 A body that is smaller and nearer accelerates less. One camera leaves size and distance open, and a tighter
 one would find people too small: frames by the hundred outweigh what is known of people's sizes.
@@ -140,6 +149,45 @@ class FitOptions:
 
 
 @dataclass(frozen=True, eq=False)
+class LiftedMarkers:
+    """What a lifter makes of a clip, for a rig of one camera.
+
+    Attributes:
+        points: ``[T K 3]`` m from the root marker along the camera's axes (x right, y down, z forward), of
+            the model's markers in its order and of a body as large as the start's; NaN where missing.
+        std: ``[K 3]`` m, of errors along these axes; of the root nothing counts.
+        alike_frames: over how many frames errors are alike. So many count as one, and a whole clip as one at
+            least: a lifter that errs does so for seconds, and counted in every frame it would outweigh
+            pictures and be believed to millimetres.
+        root: number of the root marker.
+        alike_markers: how many markers err alike, which count as one likewise.
+        size_std: of the size of the start's body, as a share; it counts once in all clips.
+    """
+
+    points: NDArray[np.floating]
+    std: NDArray[np.floating]
+    alike_frames: float
+    root: int
+    alike_markers: float = 1.0
+    size_std: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.points.ndim != 3 or self.points.shape[-1] != 3:
+            raise ShapeError(f"lifted points have shape {self.points.shape}; valid is [T K 3]")
+        if self.std.shape != self.points.shape[1:]:
+            raise ShapeError(f"std has shape {self.std.shape}; valid is {self.points.shape[1:]}")
+        known = np.arange(len(self.std)) != self.root
+        if known.all() or not (np.isfinite(self.std[known]) & (self.std[known] > 0)).all():
+            raise ShapeError(
+                f"root is {self.root} and the least deviation is {np.min(self.std)}; valid are a marker's "
+                "number, and deviations above 0 of all others"
+            )
+        for name in ("alike_frames", "alike_markers", "size_std"):
+            if not (np.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ShapeError(f"{name} is {getattr(self, name)}; valid is a finite number above 0")
+
+
+@dataclass(frozen=True, eq=False)
 class Clip:
     """What was seen of a subject in one stretch of time.
 
@@ -147,11 +195,13 @@ class Clip:
         keypoints: ``[T V K 2]`` px, of the model's markers in its order; NaN where missing.
         confidence: ``[T V K]`` 0 to 1.
         markers: ``[T K 3]`` m, ground; NaN where missing; None for none at all.
+        lifted: from a single camera; None for none at all.
     """
 
     keypoints: NDArray[np.floating]
     confidence: NDArray[np.floating]
     markers: NDArray[np.floating] | None = None
+    lifted: LiftedMarkers | None = None
 
     def __post_init__(self) -> None:
         if self.keypoints.ndim != 4 or self.keypoints.shape[-1] != 2 or not len(self.keypoints):
@@ -163,6 +213,8 @@ class Clip:
         wanted = (len(self.keypoints), self.keypoints.shape[2], 3)
         if self.markers is not None and self.markers.shape != wanted:
             raise ShapeError(f"markers has shape {self.markers.shape}; valid is {wanted}")
+        if self.lifted is not None and self.lifted.points.shape != wanted:
+            raise ShapeError(f"lifted points have shape {self.lifted.points.shape}; valid is {wanted}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +244,7 @@ class SubjectFit:
         noise_px: ``[V K]`` deviation of the detector's errors at a person of mean size.
         correlation_frames: over how many frames errors are alike.
         reprojection_px: ``[C T V K]`` distance between keypoint and fitted marker; NaN where there is none.
-        objective: half a negative log posterior, in its own units.
+        objective: half a negative log posterior, in its own units; its mean over the spread if ``marginal``.
         status: how it ended.
         steps: of the last round.
         lengths: frames of each clip.
@@ -269,13 +321,15 @@ def fit_subject(
     rig = rig_of(cameras if cameras is not None else _no_cameras(), dtype)
     whole = _whole(model, prior, rig, seen, options, rate_hz)
     q, theta = _first(model, layout, prior, seen, start)
+    size = float(np.exp(np.mean(np.asarray(theta)[: layout.n_scales])))
+    whole = replace(whole, data=replace(whole.data, lifted=_lifted_data(clips, seen, size, dtype)))
     if not seen.usable.any():
         none = Fitted(q, theta, jnp.asarray(jnp.nan), jnp.int32(0), jnp.asarray(False))
         return _result(setting, whole, none, seen, None, 1.0, FitStatus.TOO_LITTLE_DATA)
     # Second differences of nearly equal variances are lost in float32.
     exact = q.dtype == jnp.float64
     if options.marginal and exact:
-        whole = replace(whole, spread=no_spread(q.shape, q.dtype, 2 * PAIRS))
+        whole = replace(whole, spread=no_spread(q, 2 * PAIRS))
     noise = _Noise.first(seen, options)
     fitted, tau = None, 1.0
     for number in range(options.rounds):
@@ -307,7 +361,7 @@ def fit_subject(
         )  # fmt: skip
         if tell is not None:
             tell(f"lumbar levels {options.lumbar}: {int(fitted.steps)} steps, {lumbar.verdict()}")
-    whole = replace(whole, spread=no_spread(fitted.q.shape, q.dtype))
+    whole = replace(whole, spread=no_spread(fitted.q))
     result = _result(setting, whole, fitted, seen, noise, tau, _status(fitted, options))
     return replace(result, lumbar=lumbar)
 
@@ -336,6 +390,10 @@ def _check(model: SpineModel, clips: Sequence[Clip], n_cameras: int, rate_hz: fl
                 f"The start of clip {number} has shape {q.shape}; "
                 f"valid is {(len(clip.keypoints), model.n_free)}"
             )
+    if (lifted := sum(clip.lifted is not None for clip in clips)) and n_cameras != 1:
+        raise ShapeError(f"{lifted} clips have lifted points and there are {n_cameras} cameras; valid is one")
+    if len({clip.lifted.root for clip in clips if clip.lifted is not None}) > 1:
+        raise ShapeError("Lifted points of the clips are from different roots; valid is one marker")
     if n_cameras == 0 and all(clip.markers is None for clip in clips):
         raise ShapeError("There are neither cameras nor markers; valid is at least one of them")
 
@@ -492,8 +550,38 @@ def _whole(
         ),
         jnp.asarray(seen.valid),
         jnp.asarray(rate_hz, dtype),
-        no_spread((*seen.valid.shape, model.n_free), dtype),
+        no_spread(jnp.zeros((*seen.valid.shape, model.n_free), dtype)),
     )
+
+
+def _lifted_data(clips: Sequence[Clip], seen: _Seen, size: float, dtype: jnp.dtype) -> LiftedData | None:
+    """Lifted points of a body of the generic model's size; those that are given are ``size`` times as far."""
+    root = next((clip.lifted.root for clip in clips if clip.lifted is not None), None)
+    if root is None:
+        return None
+    points = np.full(seen.markers.shape, np.nan)
+    precision = np.zeros(seen.markers.shape)
+    share, size_precision = np.zeros(seen.valid.shape), np.zeros(seen.valid.shape)
+    for row, clip in enumerate(clips):
+        if (lifted := clip.lifted) is not None:
+            n = seen.lengths[row]
+            points[row, :n] = lifted.points / size
+            there = np.isfinite(lifted.points).all(-1) & (np.arange(len(lifted.std)) != root)
+            std = np.where(lifted.std > 0, lifted.std, 1.0) / size
+            precision[row, :n] = there[..., None] / std**2
+            counts = there.any(-1) & seen.usable[row, :n]
+            alike = np.clip(lifted.alike_frames, 1.0, max(counts.sum(), 1))
+            share[row, :n] = 1 / (alike * max(lifted.alike_markers, 1.0))
+            size_precision[row, :n] = counts / lifted.size_std**2
+    size_precision /= max(np.count_nonzero(size_precision), 1)
+    points, precision, share, log_size, size_precision = (
+        jnp.asarray(x, dtype)
+        for x in (
+            np.where(precision > 0, points, 0.0), precision, share,
+            np.full(share.shape, np.log(size)), size_precision,
+        )
+    )  # fmt: skip
+    return LiftedData(points, precision, share, log_size, size_precision, root)
 
 
 def _acceleration_std(model: SpineModel, options: FitOptions, *, alone: bool) -> NDArray[np.float64]:
@@ -511,6 +599,8 @@ def _with_moments(
     if not (options.marginal or options.adaptive):
         return whole
     moments = posterior_moments(setting, whole, q, theta)
+    if not all(bool(jnp.isfinite(x).all()) for x in moments):
+        return whole  # no factor, as far from where a fit ends: the next round has another
     if options.marginal:
         whole = replace(whole, spread=moments.spread)
     if not options.adaptive:

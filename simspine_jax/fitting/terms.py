@@ -4,6 +4,8 @@ For one frame, in units of its own deviations (half a negative log posterior)::
 
     sum_vk rho(|u_vk - y_vk|^2 / s_vk^2)           pictures, rho(z) = c^2 log(1 + z / c^2) / 2
       + sum_k rho(|x_k - m_k|^2 / s_k^2)           3D markers
+      + h sum_k rho(|(R (x_k - x_0) / g - l_k) / s_k|^2) + ((log g - log g_l) / s_l)^2 / 2
+                                                   lifted markers, see `LiftedData`
       + |(q - q0) / s_q|^2 / 2                     a weak pull to the model's default pose; where lumbar
                                                    levels are free, a pull to their rhythm
       + sum of the user's |r|^2 / 2
@@ -60,6 +62,32 @@ Term = Callable[[Float[Array, " Q"], Float[Array, "K 3"], Float[Array, "B 3"]], 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class LiftedData:
+    """What a lifter makes of the pictures of one camera, of a body as large as the generic model.
+
+    One camera hardly tells how large somebody is, and what a lifter makes of it is one guess, however many
+    frames there are. So the model is divided by its own size g (the geometric mean of its factors) before it
+    is compared, and the size is compared by itself.
+
+    Attributes:
+        points: l, metres from the root marker along the camera's axes.
+        precision: 1 / s^2 along each of these, 1 / m^2; 0 where there is none.
+        share: h, of what a frame's points would count for if each erred in its own way.
+        log_size: of the lifted body, over the generic model's.
+        size_precision: share of it that each frame has, 1 / s^2 over all frames.
+        root: number of the root marker.
+    """
+
+    points: Float[Array, "*T K 3"]
+    precision: Float[Array, "*T K 3"]
+    share: Float[Array, "*T"]
+    log_size: Float[Array, "*T"]
+    size_precision: Float[Array, "*T"]
+    root: int = field(metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class FrameData:
     """What was seen in some frames. What is missing has the precision 0 and any finite number.
 
@@ -72,6 +100,7 @@ class FrameData:
         marker_precision: 1 / m^2.
         usable: frames that count.
         pull: share of the pull to the default pose that each frame has; 1 over a clip's usable frames.
+        lifted: by a lifter, where one camera alone sees the subject.
     """
 
     keypoints: Float[Array, "*T V K 2"]
@@ -82,6 +111,7 @@ class FrameData:
     marker_precision: Float[Array, "*T K"]
     usable: Bool[Array, "*T"]
     pull: Float[Array, "*T"]
+    lifted: LiftedData | None = None
 
 
 @dataclass(frozen=True)
@@ -201,6 +231,10 @@ def cost_of(
         seen = look(moved_rig(fixed.rig, part), markers)
         cost = cost + jnp.sum(_picture_cost(setting.layout, theta, seen, data)[0], axis=(1, 2))
     cost = cost + jnp.sum(_marker_cost(markers, data)[0], axis=1)
+    if data.lifted is not None:
+        found = expected_lifted(setting.layout, fixed.rig, theta, markers, data.lifted.root)
+        cost = cost + jnp.sum(_lifted_cost(found, data.lifted)[0], axis=1)
+        cost = cost + 0.5 * data.lifted.size_precision * _size_off(setting.layout, theta, data.lifted) ** 2
     off = q - fixed.model.default_q.astype(q.dtype)
     cost = cost + 0.5 * jnp.sum(pose_precision(fixed, data) * off**2, axis=1)
     for term in setting.terms:
@@ -250,7 +284,47 @@ def robust_weights(
         off = all_expected(setting, fixed, theta, data, q) - data.keypoints
         _, weight = robust_cost(data.precision * jnp.sum(off**2, axis=-1))
         data = replace(data, precision=data.precision * weight)
+    if (lifted := data.lifted) is not None:
+        off = all_lifted(setting, fixed, theta, lifted, q) - lifted.points
+        _, weight = robust_cost(jnp.sum(lifted.precision * off**2, axis=-1))
+        data = replace(data, lifted=replace(lifted, precision=lifted.precision * weight[..., None]))
     return data
+
+
+def expected_lifted(
+    layout: Layout, rig: Rig, theta: Array, markers: Float[Array, "W K 3"], root: int
+) -> Float[Array, "W K 3"]:
+    """Where a lifter puts the markers: from the root along the axes of the only camera, in generic sizes."""
+    turn = moved_rig(rig, layout.camera_part(theta)).rotations[0]
+    apart = (markers - markers[:, root, None]) / _body_size(layout, theta)
+    return jnp.einsum("ij,wkj->wki", turn, apart, precision="highest")
+
+
+def _body_size(layout: Layout, theta: Array) -> Array:
+    """Of the body over the generic model's: the geometric mean of its factors."""
+    return jnp.exp(jnp.mean(theta[: layout.n_scales]))
+
+
+def all_lifted(
+    setting: Setting, fixed: Fixed, theta: Float[Array, " P"], lifted: LiftedData, q: Float[Array, "C T Q"]
+) -> Float[Array, "C T K 3"]:
+    """`expected_lifted` of whole clips."""
+    markers = markers_of(setting, fixed.model, theta, q.reshape(-1, q.shape[-1]))
+    found = expected_lifted(setting.layout, fixed.rig, theta, markers, lifted.root)
+    return found.reshape(lifted.points.shape)
+
+
+def _size_off(layout: Layout, theta: Array, lifted: LiftedData) -> Float[Array, " W"]:
+    """Logarithm of the body's size over the lifted one's."""
+    return jnp.mean(theta[: layout.n_scales]) - lifted.log_size
+
+
+def _lifted_cost(found: Array, lifted: LiftedData) -> tuple[Array, Array, Array]:
+    """Costs ``[W K]``, precisions after reweighting ``[W K 3]``, and residuals."""
+    residual = found - lifted.points
+    cost, weight = robust_cost(jnp.sum(lifted.precision * residual**2, axis=-1))
+    share = lifted.share[:, None]
+    return share * cost, (share * weight)[..., None] * lifted.precision, residual
 
 
 def _marker_cost(markers: Array, data: FrameData) -> tuple[Array, Array, Array]:
@@ -268,6 +342,8 @@ def equations(
     sums = _marker_equations(data, markers, jacobian, sums)
     if setting.layout.n_cameras:
         sums = _picture_equations(setting.layout, fixed, theta, data, markers, jacobian, sums)
+    if data.lifted is not None:
+        sums = _lifted_equations(setting.layout, fixed.rig, theta, data, markers, jacobian, sums)
     for term in setting.terms:
         sums = _user_equations(setting, fixed, term, theta, data, q, sums)
     return Equations(jnp.where(data.usable, sums.cost, 0.0), *sums[1:])
@@ -293,7 +369,7 @@ class _Sums(Equations):
 def _points_added(
     sums: _Sums, jacobian: Array, pull: Float[Array, "W K 3"], metric: Float[Array, "W K 3 3"]
 ) -> _Sums:
-    """Adds forces on markers and their stiffness: what any residual of markers alone comes to."""
+    """Adds forces on points and their stiffness; the Jacobian's columns are the vector's first ones."""
     frames, n = sums.gradient.shape
     body = slice(0, jacobian.shape[-1] - n)
     blocks = jacobian.reshape(*metric.shape[:3], -1)
@@ -319,6 +395,45 @@ def _marker_equations(data: FrameData, markers: Array, jacobian: Array, sums: _S
     metric = weight[..., None, None] * jnp.eye(3, dtype=markers.dtype)
     sums = sums._replace(cost=sums.cost + jnp.sum(costs, axis=1))
     return _points_added(sums, jacobian, weight[..., None] * residual, metric)
+
+
+def _lifted_equations(
+    layout: Layout, rig: Rig, theta: Array, data: FrameData, markers: Array, jacobian: Array, sums: _Sums
+) -> _Sums:
+    assert data.lifted is not None
+    found = expected_lifted(layout, rig, theta, markers, data.lifted.root)
+    costs, precision, residual = _lifted_cost(found, data.lifted)
+    precision = jnp.where(data.usable[:, None, None], precision, 0.0)
+    off = _size_off(layout, theta, data.lifted)
+    sizes, each = slice(0, layout.n_scales), 1 / layout.n_scales
+    pull = jnp.where(data.usable, data.lifted.size_precision, 0.0)
+    sums = sums._replace(
+        cost=sums.cost + jnp.sum(costs, axis=1) + 0.5 * pull * off**2,
+        shared_gradient=sums.shared_gradient.at[sizes].add(each * jnp.sum(pull * off)),
+        shared_matrix=sums.shared_matrix.at[sizes, sizes].add(each**2 * jnp.sum(pull)),
+    )
+    return _points_added(
+        sums,
+        _lifted_jacobian(layout, rig, theta, data.lifted.root, found, jacobian, sums.gradient.shape[1]),
+        precision * residual,
+        precision[..., None] * jnp.eye(3, dtype=markers.dtype),
+    )
+
+
+def _lifted_jacobian(
+    layout: Layout, rig: Rig, theta: Array, root: int, found: Array, jacobian: Array, n: int
+) -> Float[Array, "W 3K Q+S+O+8"]:
+    """Of `expected_lifted` by coordinates, sizes, offsets and the camera's own numbers."""
+    part = layout.camera_part(theta)
+    turn = moved_rig(rig, part).rotations[0]
+    blocks = jacobian.reshape(*found.shape, -1)
+    blocks = (blocks - blocks[:, root, None]) / _body_size(layout, theta)
+    blocks = jnp.einsum("ij,wkjn->wkin", turn, blocks, precision="highest")
+    blocks = blocks.at[..., n : n + layout.n_scales].add(-found[..., None] / layout.n_scales)
+    turned = -jnp.matmul(cross_matrix(found), left_jacobian(part[0, ROTATION]), precision="highest")
+    by_camera = jnp.zeros((*found.shape, PER_CAMERA), found.dtype).at[..., ROTATION].set(turned)
+    whole = jnp.concatenate([blocks, by_camera], axis=-1)
+    return whole.reshape(len(found), -1, whole.shape[-1])
 
 
 def _picture_equations(

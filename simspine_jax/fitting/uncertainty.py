@@ -25,6 +25,7 @@ from simspine_jax.fitting.terms import (
     Equations,
     Setting,
     all_expected,
+    all_lifted,
     marker_jacobian,
     markers_of,
     pose_precision,
@@ -191,6 +192,10 @@ def _as_seen(setting: Setting, whole: Whole, q: Array, theta: Array) -> Whole:
     if setting.layout.n_cameras:
         pixels = all_expected(setting, whole.fixed, theta, data, q)
         data = replace(data, keypoints=pixels, precision=data.precision * CAUCHY_GAIN)
+    if (lifted := data.lifted) is not None:
+        points = all_lifted(setting, whole.fixed, theta, lifted, q)
+        lifted = replace(lifted, points=points, precision=lifted.precision * CAUCHY_GAIN)
+        data = replace(data, lifted=lifted)
     return replace(whole, data=data)
 
 
@@ -212,12 +217,16 @@ def _pose_prior(whole: Whole) -> Float[Array, "C T Q Q"]:
 def _left_share(whole: Whole, e: Equations, poses: Array, between: Array, shared: Array) -> Array:
     """Share of the errors' variance that is left over after a fit: what is fitted follows errors a little.
 
-    Deviations of the detector are found from what is left, so they are too small by the root of this.
+    Deviations of the detector are found from what is left, so they are too small by the root of this. Lifted
+    points are treated alike, though theirs are given: they may be of easier pictures than these.
     """
     trace = jnp.sum((e.matrix - _pose_prior(whole)) * poses) + 2 * jnp.sum(e.border * between)
     trace = trace + jnp.sum((e.shared_matrix - whole.prior_precision) * shared)
     count = 2.0 * jnp.sum((whole.data.precision > 0) & whole.data.usable[..., None, None])
     count = count + 3.0 * jnp.sum((whole.data.marker_precision > 0) & whole.data.usable[..., None])
+    if (lifted := whole.data.lifted) is not None:
+        there = (lifted.precision > 0) & whole.data.usable[..., None, None]
+        count = count + jnp.sum(lifted.share[..., None, None] * there)
     return jnp.clip(1 - trace / count, 0.1, 1.0)
 
 

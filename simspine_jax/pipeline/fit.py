@@ -10,10 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simspine_jax.errors import ShapeError, SimspineError
-from simspine_jax.fitting.subject import Clip, FitOptions, Start, SubjectFit, Tell, fit_subject
+from simspine_jax.fitting.subject import (
+    Clip,
+    FitOptions,
+    LiftedMarkers,
+    Start,
+    SubjectFit,
+    Tell,
+    fit_subject,
+)
 from simspine_jax.fitting.terms import Term
 from simspine_jax.geometry.cameras import Cameras
 from simspine_jax.kinematics.model import SpineModel
+from simspine_jax.pipeline.fit_lifted import FitLifter, lifted_markers, lifted_points
 from simspine_jax.pipeline.options import PRESETS, SimulationOptions
 from simspine_jax.pipeline.solving import Motion, solve_trials
 from simspine_jax.pipeline.stages import SubjectSize, TrialInput, find_points, find_size, targets_of
@@ -27,10 +36,12 @@ class ChainResult:
     Attributes:
         size: of the subject.
         motions: of each trial.
+        lifted: of each trial, where a lifter takes the place of triangulation.
     """
 
     size: SubjectSize
     motions: list[Motion]
+    lifted: list[LiftedMarkers] | None = None
 
 
 def run_chain(
@@ -39,6 +50,7 @@ def run_chain(
     options: SimulationOptions | None = None,
     *,
     height_m: float | None = None,
+    lifter: FitLifter | None = None,
 ) -> ChainResult:
     """The chain on all trials of one subject, without quality control.
 
@@ -47,15 +59,34 @@ def run_chain(
         trials: of the subject.
         options: of the chain; default: the preset ``simspine``.
         height_m: if known.
+        lifter: takes the place of triangulation; the trials then have one camera.
 
     Raises:
         SimspineError: a stage refuses the trials.
     """
     options = options or PRESETS["simspine"]
-    points = [find_points(trial, options) for trial in trials]
+    lifted = None
+    if lifter is None:
+        points = [find_points(trial, options) for trial in trials]
+    else:
+        places = [lifter.lift(trial) for trial in trials]
+        points = [lifted_points(t, p, options) for t, p in zip(trials, places, strict=True)]
+        lifted = [lifted_markers(model, t, p, lifter.errors) for t, p in zip(trials, places, strict=True)]
     size = find_size(model, points, options, height_m=height_m)
+    if lifter is not None:
+        size = of_one_size(size)
     targets = [targets_of(model, p, options) for p in points]
-    return ChainResult(size, solve_trials(model, targets, size.scale_factors, options))
+    return ChainResult(size, solve_trials(model, targets, size.scale_factors, options), lifted)
+
+
+def of_one_size(size: SubjectSize) -> SubjectSize:
+    """The size with the generic model's proportions.
+
+    Lifters draw bodies toward what they saw on average, trunks most: a start with proportions of theirs ends
+    in poses that make up for it.
+    """
+    factors = size.scale_factors
+    return replace(size, scale_factors=np.full_like(factors, np.exp(np.log(factors).mean())))
 
 
 def fit_trials(
@@ -73,7 +104,7 @@ def fit_trials(
         model: the generic spine model; its dtype is the computation's.
         trials: with views, all of one rig and rate.
         options: of the fit.
-        chain: to start from; default: `run_chain` of the trials.
+        chain: to start from; default: `run_chain` of the trials. What a lifter found is in it.
         terms: residuals of the user's own.
         tell: told about each round.
 
@@ -83,6 +114,8 @@ def fit_trials(
     cameras, rate_hz = _shared(trials)
     chain = chain or run_chain(model, trials)
     clips = [clip_of(model, trial) for trial in trials]
+    if chain.lifted is not None:
+        clips = [replace(clip, lifted=found) for clip, found in zip(clips, chain.lifted, strict=True)]
     start = Start([m.q for m in chain.motions], chain.size.scale_factors)
     return fit_subject(model, clips, cameras, rate_hz, start, options, terms=terms, tell=tell)
 

@@ -30,6 +30,7 @@ from simspine_jax.kinematics.lumbar import departing_lumbar, departing_to_free
 from simspine_jax.kinematics.model import SpineModel
 from simspine_jax.kinematics.scaling import estimate_height
 from simspine_jax.pipeline.fit import ChainResult, clip_of, fit_trials, run_chain, without_views
+from simspine_jax.pipeline.fit_lifted import FitLifter, seeing_camera, unplaced
 from simspine_jax.pipeline.fit_results import (
     STATUS_WORDS,
     Angles,
@@ -60,7 +61,7 @@ from simspine_jax.pipeline.simulate import (
     set_page,
 )
 from simspine_jax.pipeline.solving import Motion
-from simspine_jax.pipeline.sources import SubjectSource, TrialSource, check_sources
+from simspine_jax.pipeline.sources import SubjectSource, TrialSource, check_sources, of_one_camera
 from simspine_jax.pipeline.stages import (
     MASS_INDEX,
     SubjectSize,
@@ -109,6 +110,8 @@ def run_fit(
     options: FitOptions | None = None,
     *,
     hold_out: Sequence[str] = (),
+    lifter: FitLifter | None = None,
+    view: str | None = None,
     osim: OsimSource | None = None,
     force: bool = False,
     tell: Tell | None = None,
@@ -123,10 +126,12 @@ def run_fit(
 
     Args:
         loaded: the model, in the precision to compute in.
-        subjects: with their trials, which need keypoints of two cameras or more.
+        subjects: with their trials, which need keypoints of two cameras or more, or of one and a lifter.
         out: the folder.
         options: of the fit.
         hold_out: cameras that have no part; how well they are predicted is told.
+        lifter: for pictures of one camera; the others have no part then.
+        view: that camera, where there are several.
         osim: for scaled OpenSim models.
         force: redo what is complete.
         tell: told about each round.
@@ -140,8 +145,10 @@ def run_fit(
     layout = ReleaseLayout(Path(out))
     files = ReleaseFiles(loaded, layout, osim, QUALITY_FORMATS[0], note or (lambda text: None))
     options = options or FitOptions()
+    if lifter is not None:
+        subjects = [of_one_camera(subject) for subject in subjects]
     model = loaded.model if options.lumbar == "coupled" else departing_lumbar(loaded.model)
-    run = _Run(files, options, tuple(hold_out), force, tell, angles_of(model))
+    run = _Run(files, options, tuple(hold_out), force, tell, angles_of(model), lifter, view)
     if not all(run.known(subject, subject.trials, run.key(subject)) for subject in subjects):
         layout.hdf5.unlink(missing_ok=True)
         set_page(layout).unlink(missing_ok=True)
@@ -159,10 +166,13 @@ class _Run:
     force: bool
     tell: Tell | None
     angles: Angles
+    lifter: FitLifter | None
+    view: str | None
 
     def key(self, source: SubjectSource) -> dict[str, str]:
         """What decides the subject's results."""
-        return run_key(self.files.loaded, source, (CHAIN, self.options, self.hold_out))
+        lifted = () if self.lifter is None else (self.lifter.digest, self.view)
+        return run_key(self.files.loaded, source, (CHAIN, self.options, self.hold_out, *lifted))
 
     def known(
         self, source: SubjectSource, trials: Sequence[TrialSource | TrialInput], key: dict[str, str]
@@ -215,7 +225,7 @@ class _Run:
         if source.static is not None:
             self.files.note(f"the static trial of {source.name} has no part: sizes are of all its trials")
         seen = [self._seen(trial) for trial in inputs]
-        chain = run_chain(model, seen, CHAIN, height_m=source.height_m)
+        chain = run_chain(model, seen, CHAIN, height_m=source.height_m, lifter=self.lifter)
         fit = fit_trials(model, seen, self.options, chain=chain, tell=self.tell)
         check_status(fit)
         sure = uncertainty_of(fit)
@@ -227,6 +237,8 @@ class _Run:
         """The trial without what is held out."""
         assert trial.views is not None
         seen = without_views(trial, self.hold_out) if self.hold_out else trial
+        if self.lifter is not None:
+            return only_view(seen, seeing_camera(seen, self.view))
         assert seen.views is not None
         if len(seen.views.cameras.names) < LEAST_CAMERAS:
             raise SimspineError(
@@ -247,10 +259,12 @@ class _Run:
         """Annotations, intervals and, last, the record."""
         files, layout, model = self.files, self.files.layout, self.files.loaded.model
         size = fitted_size(model, source, sure.fit)
-        points = [find_points(trial, CHAIN) for trial in inputs]
+        points = [find_points(t, CHAIN) if self.lifter is None else unplaced(t) for t in inputs]
         poses = [poses_of(sure.fit, row) for row in range(len(inputs))]
         chain = CHAIN if sure.fit.lumbar is None else replace(CHAIN, lumbar="free")
         trials = simulate_trials(model, source.name, inputs, points, size, chain, motions=poses)
+        if self.lifter is not None:  # no marker had a place to be near to
+            trials = [replace(trial, residuals=None) for trial in trials]
         files.write_subject(source, inputs, size, key)
         truths = {trial.action: trial.truth for trial in source.trials}
         records = [files.write_trial(trial, truths[trial.action](), size, key) for trial in trials]
@@ -262,6 +276,12 @@ class _Run:
         written = [path.relative_to(layout.root).as_posix() for path in paths]
         write_subject_json(fit_record(layout, source.name), result, key, written)
         return result
+
+
+def only_view(trial: TrialInput, name: str) -> TrialInput:
+    """The trial as if this camera alone were there."""
+    assert trial.views is not None
+    return without_views(trial, [other for other in trial.views.cameras.names if other != name])
 
 
 def _with_views(trial: TrialInput) -> TrialInput:

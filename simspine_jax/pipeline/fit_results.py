@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,7 +170,8 @@ class FittedLumbar:
 
     Attributes:
         treatment: ``rhythm`` or ``free``.
-        log_evidence_coupled: logarithm of the evidence for the model's rhythm, up to a constant.
+        log_evidence_coupled: logarithm of the evidence for the model's rhythm, up to a constant; None where a
+            fit did not converge.
         log_evidence_free: likewise for the treatment, up to the same.
         log_bayes_factor: their difference; below 0 the pictures speak for the model's rhythm.
         verdict: the same in words.
@@ -178,9 +180,9 @@ class FittedLumbar:
     """
 
     treatment: str
-    log_evidence_coupled: float
-    log_evidence_free: float
-    log_bayes_factor: float
+    log_evidence_coupled: float | None
+    log_evidence_free: float | None
+    log_bayes_factor: float | None
     verdict: str
     unmarked: tuple[str, ...]
     levels: tuple[FittedLevel, ...]
@@ -326,9 +328,10 @@ def lumbar_found(sure: Uncertainty) -> FittedLumbar | None:
     model, layout = fit.whole.fixed.model, fit.setting.layout
     marked = set(model.topology.marker_bodies)
     bodies = zip(model.body_names, model.topology.body_order, strict=True)
+    logs = (evidence.log_coupled, evidence.log_free, evidence.log_bayes_factor)
+    coupled, free, factor = (x if math.isfinite(x) else None for x in logs)
     return FittedLumbar(
-        evidence.treatment, evidence.log_coupled, evidence.log_free, evidence.log_bayes_factor,
-        evidence.verdict(),
+        evidence.treatment, coupled, free, factor, evidence.verdict(),
         tuple(name for name, body in bodies if name.startswith("lumbar") and body not in marked),
         () if layout.rhythm is None else _levels(sure, layout.rhythm),
     )  # fmt: skip

@@ -8,7 +8,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -163,6 +163,7 @@ class FileTrial:
         schema: of `KEYPOINT_SCHEMAS`, where the number of keypoints does not tell.
         calibration_subject: for a calibration that holds several subjects.
         cameras_in_order: whether cameras of both go by their order and not by name.
+        least_cameras: that must be there.
     """
 
     action: str
@@ -173,6 +174,7 @@ class FileTrial:
     schema: str | None = None
     calibration_subject: str | None = None
     cameras_in_order: bool = False
+    least_cameras: int = 2
 
     @property
     def source(self) -> str:
@@ -210,8 +212,9 @@ class FileTrial:
         found = self._read_keypoints(self.keypoints)
         rate = self._rate_of(found)
         views = matched_views(
-            cameras, found, self.keypoints, self.calibration, in_order=self.cameras_in_order
-        )
+            cameras, found, self.keypoints, self.calibration,
+            in_order=self.cameras_in_order, least=self.least_cameras,
+        )  # fmt: skip
         times = (found.first_frame + np.arange(len(found.positions))) / rate
         return TrialInput(self.action, times, rate, views, markers, self.source)
 
@@ -271,21 +274,27 @@ def _file_digest(path: Path) -> bytes:
 
 
 def matched_views(
-    cameras: Cameras, found: Keypoints2D, keypoints: Path, calibration: Path, *, in_order: bool = False
+    cameras: Cameras,
+    found: Keypoints2D,
+    keypoints: Path,
+    calibration: Path,
+    *,
+    in_order: bool = False,
+    least: int = 2,
 ) -> Views:
     """Keypoints in the calibration's order of cameras and the vocabulary's order of keypoints.
 
     Cameras go by name, of which letters and digits count. A name of the detections may have more in it than
     the calibration's (``cam01_json`` for ``cam_01``), as long as it is one camera's alone and no number goes
     on (``cam10`` is not ``cam1``). With ``in_order`` names don't count: the first of the detections is the
-    first of the calibration, and both have as many.
+    first of the calibration, and both have as many. There must be ``least`` of them.
 
     The arrays have JAX's precision, because theirs is the triangulation's.
 
     Raises:
         SimspineError: cameras can't be told by name, or the keypoints can't be pixels.
     """
-    order = _order_of_cameras(cameras, found, keypoints, calibration, in_order=in_order)
+    order = _order_of_cameras(cameras, found, keypoints, calibration, in_order=in_order, least=least)
     n_frames, precision = len(found.positions), jnp.zeros(0).dtype
     positions = np.full((n_frames, len(cameras.names), len(TRC_NAMES), 2), np.nan, precision)
     confidence = np.full(positions.shape[:-1], np.nan, precision)
@@ -305,7 +314,7 @@ def matched_views(
 
 
 def _order_of_cameras(
-    cameras: Cameras, found: Keypoints2D, keypoints: Path, calibration: Path, *, in_order: bool
+    cameras: Cameras, found: Keypoints2D, keypoints: Path, calibration: Path, *, in_order: bool, least: int
 ) -> list[int]:
     """Which camera of the calibration each of the detections is."""
     has = (
@@ -318,12 +327,18 @@ def _order_of_cameras(
         range(len(cameras.names)) if in_order else [camera_of(n, cameras.names) for n in found.camera_names]
     )
     order = [camera for camera in names if camera is not None]
-    if len(order) < max(len(found.camera_names), 2) or len(set(order)) < len(order):
+    if len(order) < max(len(found.camera_names), least) or len(set(order)) < len(order):
         raise SimspineError(
-            f"{has}; valid are two or more, each named like one of the calibration, or as many, with "
-            "--cameras-in-order"
+            f"{has}; valid are {'two' if least > 1 else 'one'} or more, each named like one of the "
+            "calibration, or as many, with --cameras-in-order"
         )
     return order
+
+
+def of_one_camera(source: SubjectSource) -> SubjectSource:
+    """The subject with trials that one camera suffices for."""
+    trials = (replace(t, least_cameras=1) if isinstance(t, FileTrial) else t for t in source.trials)
+    return replace(source, trials=tuple(trials))
 
 
 def camera_of(name: str, cameras: Sequence[str]) -> int | None:

@@ -20,6 +20,8 @@ from flax import nnx
 from numpy.typing import NDArray
 
 from simspine_jax.datasets import ClipSequence, Samples
+from simspine_jax.errors import ShapeError
+from simspine_jax.lifting.errors import LifterErrors, measured_errors
 from simspine_jax.lifting.kinematic import KinematicLifter
 from simspine_jax.lifting.observations import Lifted, LiftedBody, Observation, root_relative
 from simspine_jax.metrics.angles import keypoint_curvature_errors, limit_violations, wrapped
@@ -192,6 +194,30 @@ def predictions_of(run: Run, model: LifterModule, clips: ClipSequence) -> tuple[
     trial = np.asarray(frames.subject, np.int64) * len(samples.actions) + np.asarray(frames.action, np.int64)
     view = trial * len(samples.cameras.names) + np.asarray(frames.camera, np.int64)
     return samples, rows, predict(model, rows, view, trial)
+
+
+def lifter_errors(run: Run, model: LifterModule, clips: ClipSequence, *, source: str) -> LifterErrors:
+    """How far a lifter's keypoints are off along the cameras' axes, as a fit with it as prior needs to know.
+
+    Args:
+        run: says which 2D input and which target.
+        model: trained, on all keypoints and not on these clips.
+        clips: of a split, all of one rate.
+        source: what they are, in words.
+
+    Raises:
+        ShapeError: the lifter has a part of the keypoints, or rates differ.
+    """
+    if run.data.keypoints != "all":
+        raise ShapeError(f"{run.name} lifts the keypoints '{run.data.keypoints}'; valid is a lifter of all")
+    rates = {float(clip.rate_hz) for clip in clips}
+    if len(rates) != 1:
+        raise ShapeError(f"The clips have {len(rates)} frame rates; valid is one")
+    _, rows, found = predictions_of(run, model, clips)
+    wanted, known = wanted_of(rows)
+    known = known & found.known[:, None]
+    truth = np.where(known[..., None], wanted, np.float32(np.nan))
+    return measured_errors(np.asarray(found.lifted.keypoints), truth, found.view, rates.pop(), source)
 
 
 def wanted_of(rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

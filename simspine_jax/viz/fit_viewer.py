@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simspine_jax.arrays import Array, Float
-from simspine_jax.errors import ShapeError
+from simspine_jax.errors import ShapeError, UnsupportedModelError
 from simspine_jax.kinematics.forward import forward_kinematics
+from simspine_jax.kinematics.lumbar import free_lumbar
 from simspine_jax.kinematics.model import SpineModel
 from simspine_jax.pipeline.fit_results import SHARE, FittedMarker, FittedMotion, FittedSegment
 from simspine_jax.pipeline.ik import LoadedModel
@@ -30,6 +31,7 @@ class FittedView:
     """What is shown of a fitted trial.
 
     Attributes:
+        model: that was fitted, not scaled.
         q: [T Q] rad and m.
         targets: triangulated points [T K 3] m, ground (Y up), NaN where there are none; None to show none.
         rate_hz: frames per second.
@@ -38,6 +40,7 @@ class FittedView:
         ellipsoids: that hold the markers with `SHARE`.
     """
 
+    model: SpineModel
     q: Float[Array, "T Q"]
     targets: Float[Array, "T K 3"] | None
     rate_hz: float
@@ -56,7 +59,7 @@ def fitted_view(
     """What the viewer shows of a fitted trial.
 
     Args:
-        model: that was fitted.
+        model: that was fitted; also where its lumbar levels were free or in a rhythm of the subject's own.
         motion: of the trial.
         segments: of the subject.
         markers: likewise.
@@ -65,6 +68,8 @@ def fitted_view(
     Raises:
         ShapeError: the fit is of another model, or of this one before it was scaled.
     """
+    if motion.free_names != model.free_names and (loose := _with_free_lumbar(model)) is not None:
+        model = loose if motion.free_names == loose.free_names else model
     factors = {body: segment.factors for segment in segments for body in segment.bodies}
     offsets = {marker.name: marker.offset_mm for marker in markers}
     for what, given, own in (
@@ -94,7 +99,14 @@ def fitted_view(
     clock = motion.times
     rate_hz = (len(clock) - 1) / float(clock[-1] - clock[0]) if len(clock) > 1 else 1.0
     shells = ellipsoids_of(motion.marker_covariance, SHARE)
-    return FittedView(q, targets, rate_hz, scale_factors, marker_offsets, shells)
+    return FittedView(model, q, targets, rate_hz, scale_factors, marker_offsets, shells)
+
+
+def _with_free_lumbar(model: SpineModel) -> SpineModel | None:
+    try:
+        return free_lumbar(model)
+    except UnsupportedModelError:
+        return None
 
 
 @jax.jit
@@ -108,7 +120,7 @@ def write_fit_html(loaded: LoadedModel, view: FittedView, path: Path) -> None:
     Raises:
         MissingDependencyError, SimspineError: as `viewer.write_html`.
     """
-    write_html(loaded.model, view.q, path, view.targets, **_shown(loaded, view))
+    write_html(view.model, view.q, path, view.targets, **_shown(loaded, view))
 
 
 def serve_fit(loaded: LoadedModel, view: FittedView, port: int) -> None:
@@ -117,7 +129,7 @@ def serve_fit(loaded: LoadedModel, view: FittedView, port: int) -> None:
     Raises:
         MissingDependencyError, SimspineError: as `viewer.serve`.
     """
-    serve(loaded.model, view.q, view.targets, port=port, **_shown(loaded, view))
+    serve(view.model, view.q, view.targets, port=port, **_shown(loaded, view))
 
 
 def _shown(loaded: LoadedModel, view: FittedView) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from simspine_jax.cli import main
 from simspine_jax.datasets import clips_in_memory
 from simspine_jax.io import read_trc
 from simspine_jax.io.keypoints import Keypoints2D, write_keypoints_npz
+from simspine_jax.lifting.errors import read_errors
 from simspine_jax.skeleton import TRC_NAMES
 
 SMALL = ("model.width=32", "model.blocks=1", "batch_size=32", "save_every=4", "log_every=2")
@@ -57,6 +58,13 @@ def test_two_commands_train_and_evaluate_and_a_third_lifts(
         errors = np.array([list(map(float, row[1:])) for row in rows[1:3]])
         assert (errors > 0).all()
         assert (errors[1] < errors[0]).all()
+    assert not (folder / "errors.json").exists()
+    assert main(["evaluate", str(folder), "--errors"]) == 0
+    measured = read_errors(folder / "errors.json")
+    assert measured.source == "simspine/synthetic (synthetic), split test, detected 2D keypoints"
+    # The root is exact; of the others each axis errs.
+    assert (np.sort(measured.std, axis=0)[1:] > 0.01).all()
+    capsys.readouterr()
     clip = make_clip("S9")
     pose = Keypoints2D(
         clip.camera_names[:1], TRC_NAMES, np.array(clip.detections_2d[:, :1], float),

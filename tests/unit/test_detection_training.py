@@ -465,6 +465,8 @@ def test_the_command_prints_scores_and_draws(
     assert "Spine(9)" in (tmp_path / "scores.csv").read_text()
     sheet = decode_jpeg((tmp_path / "sheets" / "detections.jpg").read_bytes())
     assert sheet.shape == (256, 8 * 192, 3)
+    with pytest.raises(SimspineError, match="--errors was given for a detector"):
+        cli_training.evaluate(parser.parse_args([str(unbroken), "--errors"]), pytest.fail)
     with pytest.raises(SimspineError, match="--input was given for a detector"):
         cli_training.evaluate(parser.parse_args([str(unbroken), "--input", "truth"]), pytest.fail)
     with pytest.raises(SimspineError, match="has no known form"):

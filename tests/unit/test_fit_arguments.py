@@ -31,6 +31,9 @@ SYNTHETIC = ("--synthetic", "--subjects", "S1", "--actions", "Walking")
         ((*SYNTHETIC, "--max-steps", "0"), "--max-steps is 0; valid is a whole number from 1 on"),
         ((*SYNTHETIC, "--hold-out", "a", "a"), "names a camera twice"),
         ((*SYNTHETIC, "--lumbar", "stiff"), "--lumbar is 'stiff'; valid are coupled, rhythm, free"),
+        ((*SYNTHETIC, "--view", "a"), "--view has no effect without --lifter"),
+        ((*SYNTHETIC, "--lifter", "none", "--view", "a", "--hold-out", "a"), "both name a; valid is another"),
+        ((*SYNTHETIC, "--lifter", "none"), "none is no folder of a training"),
     ],
 )
 def test_what_has_no_meaning_is_refused(words, told: str, tmp_path: Path, capsys) -> None:

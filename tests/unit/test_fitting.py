@@ -207,7 +207,7 @@ def test_covariances_are_blocks_of_the_dense_inverse(problem, arm_model: SpineMo
     whole = Whole(
         clips, fixed, jnp.asarray(prior.precision), jnp.asarray(prior.free, jnp.float64),
         jnp.linspace(0.01, 0.02, n)[None], jnp.ones((1, FRAMES), bool), jnp.asarray(5.0),
-        no_spread((1, FRAMES, n), q.dtype),
+        no_spread(q[None]),
     )  # fmt: skip
 
     def total(x: jax.Array) -> jax.Array:
