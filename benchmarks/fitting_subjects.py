@@ -37,7 +37,7 @@ from simspine_jax.pipeline.fit_results import Angles, angles_of, lengths_found
 from simspine_jax.pipeline.stages import TrialInput, Views
 from simspine_jax.skeleton import KEYPOINT_SCHEMAS, REGIONS, TRC_NAMES
 
-SEEDS, BIASED_SEEDS, COVERAGE_SEEDS = 50, 10, 20
+SEEDS, BIASED_SEEDS, COVERAGE_SEEDS = 50, 10, 15
 LEVELS = (0.5, 1.0, 2.0)
 """Of the detector's errors, over the paper's."""
 

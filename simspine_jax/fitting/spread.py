@@ -1,8 +1,9 @@
 """Poses as they may be, not only as they are likeliest, for what all frames share.
 
 Sizes, offsets and cameras that are likeliest together with all poses are biased, however many frames there
-are (J. Neyman and E. Scott, 1948): noise makes limbs longer, for the distance of two shaky points is, and a
-longer lever needs slower joints, which the prior on motion likes. What counts is how well they explain the
+are (J. Neyman and E. Scott, 1948): poses follow errors that are new in each frame, which makes limbs longer,
+for the distance of two shaky points is, and a longer lever needs slower joints, which the prior on motion
+likes. What counts is how well they explain the
 pictures for all poses that these leave possible. So poses get a normal distribution, as wide as the data
 leave them, and the objective becomes its mean over them: the lower bound of the evidence, which is raised by
 the means with the shared vector and by the widths in turn (M. Opper and C. Archambeau, The variational

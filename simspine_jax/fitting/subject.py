@@ -40,6 +40,7 @@ from simspine_jax.fitting.parameters import (
 from simspine_jax.fitting.solving import Fitted, Whole, descend
 from simspine_jax.fitting.spread import PAIRS, no_spread, posterior_moments
 from simspine_jax.fitting.terms import (
+    CAUCHY_GAIN,
     Fixed,
     FrameData,
     LiftedData,
@@ -336,7 +337,7 @@ def fit_subject(
         last = number == options.rounds - 1
         whole = _with_noise(whole, seen, noise, tau)
         if number and exact:
-            whole = _with_moments(setting, whole, q, theta, options, alone=seen.by_one_camera)
+            whole = _with_moments(setting, whole, q, theta, options, tau, alone=seen.by_one_camera)
         whole = _with_velocity(setting, whole, q, theta, seen)
         fitted = descend(
             setting, whole, q, theta, options.max_steps if last else 15,
@@ -593,23 +594,35 @@ def _acceleration_std(model: SpineModel, options: FitOptions, *, alone: bool) ->
 
 
 def _with_moments(
-    setting: Setting, whole: Whole, q: Array, theta: Array, options: FitOptions, *, alone: bool
+    setting: Setting, whole: Whole, q: Array, theta: Array, options: FitOptions, tau: float, *, alone: bool
 ) -> Whole:
-    """Poses spread, and how fast each coordinate changes; but for the body's place seen by one camera."""
+    """Poses spread, and how fast each coordinate changes; but for the body's place seen by one camera.
+
+    Spread is what follows each frame's own errors, be they alike in its neighbours or not: those that last
+    are hardly followed by smooth poses, and what isn't followed doesn't bias sizes that way.
+    """
     if not (options.marginal or options.adaptive):
         return whole
     moments = posterior_moments(setting, whole, q, theta)
     if not all(bool(jnp.isfinite(x).all()) for x in moments):
         return whole  # no factor, as far from where a fit ends: the next round has another
+    paced = whole
     if options.marginal:
-        whole = replace(whole, spread=moments.spread)
+        gain = CAUCHY_GAIN * tau
+        data = replace(
+            whole.data,
+            precision=gain * whole.data.precision,
+            marker_precision=CAUCHY_GAIN * whole.data.marker_precision,
+        )
+        close = posterior_moments(setting, replace(whole, data=data), q, theta)
+        paced = replace(whole, spread=close.spread)
     if not options.adaptive:
-        return whole
+        return paced
     found = 1 / moments.acceleration_variances
     if alone:
         slides = _root_slides(whole.fixed.model)
         found = found.at[:, slides].set(whole.acceleration_precision[:, slides])
-    return replace(whole, acceleration_precision=found)
+    return replace(paced, acceleration_precision=found)
 
 
 def _root_slides(model: SpineModel) -> NDArray[np.int64]:

@@ -22,6 +22,7 @@ from simspine_jax.errors import ShapeError
 from simspine_jax.fitting.solving import CHUNK, Whole, all_equations, chunked, factorised
 from simspine_jax.fitting.subject import FitStatus, SubjectFit
 from simspine_jax.fitting.terms import (
+    CAUCHY_GAIN,
     Equations,
     Setting,
     all_expected,
@@ -32,13 +33,6 @@ from simspine_jax.fitting.terms import (
     robust_weights,
 )
 from simspine_jax.solvers.bordered import frame_covariances, shared_covariance
-
-CAUCHY_GAIN = 1.266
-"""By which Cauchy's weights understate what normal errors tell.
-
-For two normal parts of deviation 1 and c = 2 the estimate's variance is E[w^2 x^2] / E[d(w x)/dx]^2 = 1.093
-(P. Huber, Robust Statistics, 1981, section 6.3), where the weights' mean alone gives 1 / E[w] = 1.384.
-"""
 
 LIFE = 0.5
 """rad and m: about how far joints are from their default poses in life."""
