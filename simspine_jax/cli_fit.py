@@ -215,15 +215,19 @@ def _write_pages(
     result: FittedSubject,
     motions: Mapping[str, FittedMotion],
 ) -> None:
-    """What is asked for and not there yet, and the report; pages of before it was redone are gone."""
+    """What is asked for and not there yet, and the report anew with each page.
+
+    Those of before a subject was redone are gone.
+    """
     from simspine_jax.io.layout import ReleaseLayout
     from simspine_jax.pipeline.fit_files import fit_page, fit_picture, fit_report
 
-    layout, links = ReleaseLayout(arguments.out), {}
+    layout, links, news = ReleaseLayout(arguments.out), {}, False
     for trial in result.trials:
         page, picture = (path(layout, trial.subject, trial.action) for path in (fit_page, fit_picture))
         if arguments.html and not page.exists():
             _write_viewer(loaded, layout, trial, result, motions[trial.name], page)
+            news = True
         if page.exists():
             links[f"{trial.name} in motion"] = page.name
         if arguments.report and not picture.exists():
@@ -232,7 +236,7 @@ def _write_pages(
 
             write_figure(picture, fit_figure(motions[trial.name], trial.name, trial.source))
     report = fit_report(layout, result.subject)
-    if arguments.report:  # anew, as a page may have come since
+    if arguments.report and (news or not report.exists()):
         from simspine_jax.viz.fit_report import write_fit_report
 
         write_fit_report(report, result, motions, links)

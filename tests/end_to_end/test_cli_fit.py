@@ -20,6 +20,23 @@ SYNTHETIC = ("--synthetic", "--subjects", "S1", "--actions", "Walking", "--secon
 
 
 @pytest.mark.slow
+def test_a_rhythm_of_the_subjects_own_is_told_and_shown(tmp_path: Path, capsys) -> None:
+    short = [*SYNTHETIC[:-1], "0.6"]
+    assert main(["fit", *short, "--lumbar", "rhythm", "--report", "--html", "--out", str(tmp_path)]) == 0
+    assert "lumbar levels rhythm" in capsys.readouterr().out
+    about = json.loads((tmp_path / "fit" / "S1.json").read_text())["lumbar"]
+    assert about["treatment"] == "rhythm"
+    assert len(about["levels"]) == 18
+    assert about["verdict"].startswith(("evidence", "no evidence"))
+    motion = read_npz(tmp_path / "fit" / "S1_Walking.npz")
+    assert motion["lumbar_flexion"].shape[1] == len(LUMBAR_LEVELS)
+    assert len(motion["free_names"]) == 55
+    viewed = tmp_path / "viewed.html"
+    assert main(["view", "--fit", str(tmp_path / "fit" / "S1_Walking.npz"), "-o", str(viewed)]) == 0
+    assert "holds a marker with 90%" in viewed.read_text("utf-8")
+
+
+@pytest.mark.slow
 def test_a_synthetic_subject_is_fitted_and_resumed(tmp_path: Path, capsys) -> None:
     words = ["fit", *SYNTHETIC, "--report", "--html", "--out", str(tmp_path)]
     assert main(words) == 0

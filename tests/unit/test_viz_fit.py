@@ -61,7 +61,7 @@ def subject(**changes: Any) -> FittedSubject:
         (),
         ("wrist_<r>",),
         (),
-        (record,),
+        trials=(record,),
     )
     return replace(made, **changes)
 
