@@ -101,7 +101,9 @@ class FitOptions:
             `ALONE_ACCELERATION_STD`. A first guess where it is ``adaptive``.
         adaptive: whether to find from each clip how fast each of its coordinates changes; in float64 alone.
         marginal: whether what all frames share is found for the poses that the data leave possible, as
-            `fitting.spread` has it, and not for the likeliest alone; in float64 alone.
+            `fitting.spread` has it, and not for the likeliest alone; in float64 alone, and not where one
+            camera sees the subject: there poses spread along its rays, and people farther away fit all of
+            them better.
         pose_std: of inner coordinates from the model's default pose, rad or m; the root is free.
             The pull counts once in a clip, shared by its frames: counted in every frame, it would outweigh
             what is seen of someone who sits, and sizes and offsets would make up for it.
@@ -329,7 +331,8 @@ def fit_subject(
         return _result(setting, whole, none, seen, None, 1.0, FitStatus.TOO_LITTLE_DATA)
     # Second differences of nearly equal variances are lost in float32.
     exact = q.dtype == jnp.float64
-    if options.marginal and exact:
+    options = replace(options, marginal=options.marginal and exact and not seen.by_one_camera)
+    if options.marginal:
         whole = replace(whole, spread=no_spread(q, 2 * PAIRS))
     noise = _Noise.first(seen, options)
     fitted, tau = None, 1.0
