@@ -3,12 +3,12 @@
 Sizes, offsets and cameras that are likeliest together with all poses are biased, however many frames there
 are (J. Neyman and E. Scott, 1948): poses follow errors that are new in each frame, which makes limbs longer,
 for the distance of two shaky points is, and a longer lever needs slower joints, which the prior on motion
-likes. What counts is how well they explain the
-pictures for all poses that these leave possible. So poses get a normal distribution, as wide as the data
-leave them, and the objective becomes its mean over them: the lower bound of the evidence, which is raised by
-the means with the shared vector and by the widths in turn (M. Opper and C. Archambeau, The variational
+likes. What counts is how well they explain the pictures for all poses that these leave possible. So poses
+get a normal distribution and the objective becomes its mean over them, with means and shared vector found on
+it and widths in turn, as where a bound of the evidence is raised (M. Opper and C. Archambeau, The variational
 Gaussian approximation revisited, 2009; T. Barfoot et al., Exactly sparse Gaussian variational inference,
-2020).
+2020). It is that bound only where errors are normal and new in each frame: for others `fitting.subject` draws
+with narrower widths than the posterior's.
 """
 
 from __future__ import annotations

@@ -602,7 +602,8 @@ def _with_moments(
     """Poses spread, and how fast each coordinate changes; but for the body's place seen by one camera.
 
     Spread is what follows each frame's own errors, be they alike in its neighbours or not: those that last
-    are hardly followed by smooth poses, and what isn't followed doesn't bias sizes that way.
+    are hardly followed by smooth poses, and what isn't followed doesn't bias sizes that way. So keypoints
+    count for it as if they were as much more precise, which also lowers the robust weights of some.
     """
     if not (options.marginal or options.adaptive):
         return whole

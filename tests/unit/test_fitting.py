@@ -314,6 +314,7 @@ def test_a_pose_that_is_held_is_not_pulled_to_the_default(arm_model: SpineModel,
     std = uncertainty_of(fit).pose_std[0].mean(axis=0)
     for column in inner:
         assert abs(off[column]) < 3 * std[column], names[column]
+        # What this subject's own draw of errors does, 0.11 at most; a pull in every frame took far more.
         assert abs(off[column]) < 0.15, names[column]
 
 
