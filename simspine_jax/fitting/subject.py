@@ -356,18 +356,26 @@ def fit_subject(
             tell(f"round {number + 1} of {options.rounds}: {int(fitted.steps)} steps, median reprojection "
                  f"{np.nanmedian(np.where(seen.known, residual, np.nan)):.2f} px")  # fmt: skip
     assert fitted is not None
-    lumbar = None
-    if options.lumbar != "coupled":
-        (setting, whole, fitted), lumbar = released(
-            Solved(setting, whole, fitted), options.lumbar,
-            rhythm_share=options.priors.rhythm, level_std=options.lumbar_std, correlation=tau,
-            max_steps=options.max_steps, tolerance=options.tolerance,
-        )  # fmt: skip
-        if tell is not None:
-            tell(f"lumbar levels {options.lumbar}: {int(fitted.steps)} steps, {lumbar.verdict()}")
+    (setting, whole, fitted), lumbar = _with_lumbar(Solved(setting, whole, fitted), options, tau, tell)
     whole = replace(whole, spread=no_spread(fitted.q))
     result = _result(setting, whole, fitted, seen, noise, tau, _status(fitted, options))
     return replace(result, lumbar=lumbar)
+
+
+def _with_lumbar(
+    coupled: Solved, options: FitOptions, tau: float, tell: Tell | None
+) -> tuple[Solved, LumbarEvidence | None]:
+    """The fit gone on with lumbar levels as they are asked for, and the evidence; None for coupled ones."""
+    if options.lumbar == "coupled":
+        return coupled, None
+    found, evidence = released(
+        coupled, options.lumbar,
+        rhythm_share=options.priors.rhythm, level_std=options.lumbar_std, correlation=tau,
+        max_steps=options.max_steps, tolerance=options.tolerance,
+    )  # fmt: skip
+    if tell is not None:
+        tell(f"lumbar levels {options.lumbar}: {int(found.fitted.steps)} steps, {evidence.verdict()}")
+    return found, evidence
 
 
 def _status(fitted: Fitted, options: FitOptions) -> FitStatus:
