@@ -20,6 +20,7 @@ from benchmarks.metrics import Measurement, SkippedError, interleaved
 from benchmarks.workplace import SEED, Workplace
 from simspine_jax.detection.cspnext import CSPNeXtOptions
 from simspine_jax.detection.hrnet import HRNetOptions
+from simspine_jax.detection.inference import network_outputs
 from simspine_jax.detection.models import DETECTORS, DetectorModule, DetectorOptions, build_detector
 from simspine_jax.detection.rtmpose import RTMPoseOptions
 from simspine_jax.detection.vitpose import ViTPoseOptions
@@ -84,7 +85,7 @@ class Pair:
 
     def ours(self, pictures: NDArray[np.float32]) -> Outputs:
         """Of pictures ``[B h w 3]``."""
-        found = jax.tree.map(np.asarray, _network(self.structure, self.state, pictures))
+        found = jax.tree.map(np.asarray, network_outputs(self.structure, self.state, pictures))
         if isinstance(found, tuple):
             return list(found)
         return [np.moveaxis(found.reshape(len(found), -1, found.shape[-1]), -1, 1)]
@@ -95,11 +96,6 @@ class Pair:
 
         found = _inferred(self.module, torch.from_numpy(channels_first(pictures)))
         return as_ours([x.numpy() for x in (found if isinstance(found, tuple) else (found,))])
-
-
-@partial(jax.jit, static_argnums=0)
-def _network(structure: nnx.GraphDef[DetectorModule], state: Any, pictures: jax.Array) -> Any:
-    return nnx.merge(structure, state, copy=True)(pictures)
 
 
 def _inferred(module: Any, pictures: Any) -> Any:
@@ -186,7 +182,7 @@ def speeds(place: Workplace, model: str) -> Iterator[Measurement]:
         network, peers = (pair.structure, pair.state), _peers(place, pair, pictures, missing)
     held = jax.device_put(pictures)
     best = interleaved(
-        {"jax": lambda: jax.block_until_ready(_network(*network, held)), **peers}, place.repeats
+        {"jax": lambda: jax.block_until_ready(network_outputs(*network, held)), **peers}, place.repeats
     )
     detail = {"images_per_s": {name: round(batch / seconds, 2) for name, seconds in best.items()}}
     note, key = f"Batches of {batch}, without flip test and decoding.", f"detection/{model}"

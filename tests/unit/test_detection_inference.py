@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from simspine_jax.detection import inference
 from simspine_jax.detection.codecs import MsraMap, SimCC, UdpMap, flip_mean
 from simspine_jax.detection.cspnext import CSPNeXtOptions
-from simspine_jax.detection.inference import Detector
+from simspine_jax.detection.inference import GROUP, Detector, network_outputs
 from simspine_jax.detection.models import DETECTORS, PixelOptions, build_detector, codec_of
 from simspine_jax.detection.photometric import normalise
 from simspine_jax.detection.rtmpose import RTMPoseOptions
@@ -69,3 +70,25 @@ def test_what_cannot_be_is_refused() -> None:
         PixelOptions(std=(1.0, 0.0, 1.0))
     with pytest.raises(ShapeError, match=r"valid is \[B 64 64 3\]"):
         Detector.of(build_detector(TINY), TINY)(crops(1, (64, 32)))
+
+
+def test_a_large_batch_goes_through_in_groups_and_gives_what_each_crop_gives_alone() -> None:
+    model, pixels = build_detector(TINY), crops(GROUP + 3)
+    detector = Detector.of(model, TINY)
+    together, alone = detector(pixels), [detector(pixels[i : i + 1]) for i in range(len(pixels))]
+    np.testing.assert_array_equal(together.keypoints, np.concatenate([one.keypoints for one in alone]))
+    np.testing.assert_allclose(together.score, np.concatenate([one.score for one in alone]), rtol=1e-5)
+    seen = normalise(jnp.asarray(pixels))
+    found = network_outputs(*nnx.split(model), seen)
+    for ours, theirs in zip(found, model(seen), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * float(jnp.abs(theirs).max()))
+
+
+def test_an_xla_that_does_not_know_the_options_computes_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cached in (inference._options, inference._compiled):
+        cached.cache_clear()
+    monkeypatch.setattr(inference, "YNNPACK", {"xla_of_another_day": "true"})
+    assert inference._options() == {}
+    assert np.isfinite(Detector.of(build_detector(TINY), TINY)(crops(2)).score).all()
+    for cached in (inference._options, inference._compiled):
+        cached.cache_clear()
