@@ -86,7 +86,7 @@ def detect(arguments: argparse.Namespace, note: Note) -> int:
     written += _overlays(arguments, found.cameras, rate, note)
     if not arguments.quiet:
         print(format_detected(done, arguments.input, written))
-    return len(found.failed)
+    return len(found.failed) + len(done.faults)
 
 
 def _check(arguments: argparse.Namespace) -> None:

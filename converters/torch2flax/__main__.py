@@ -85,8 +85,8 @@ def _convert_detector(given: argparse.Namespace) -> None:
     print(f"colours: {pixels.order}, of 255 less {pixels.mean} and over {pixels.std}")
     if converted.folded:
         print(
-            "normalisations were folded into convolutions: outputs are the same, but a training that goes on "
-            "from these weights has to find their statistics anew"
+            "normalisations were folded into convolutions: outputs are the same, but no training can go on "
+            "from these weights"
         )
     if converted.apart is not None:
         print(f"outputs differ from ONNX Runtime's by {converted.apart:.1e} of the largest")

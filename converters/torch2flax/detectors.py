@@ -25,7 +25,7 @@ from flax import nnx
 from numpy.typing import NDArray
 
 from simspine_jax.detection.hrnet import HRNet, HRNetOptions
-from simspine_jax.detection.models import DetectorModule, DetectorOptions
+from simspine_jax.detection.models import DetectorModule, DetectorOptions, PixelOptions
 from simspine_jax.detection.rtmpose import RTMPose, RTMPoseOptions
 from simspine_jax.detection.vitpose import ViTPose, ViTPoseOptions
 from simspine_jax.errors import FileFormatError, listed, one_line
@@ -176,6 +176,7 @@ def load_detector(model: DetectorModule, weights: StateDict, source: str = "the 
     variables = dict(_variables(model))
     layout, sources = mapping(model, weights, source)
     assert {s.path for s in sources} == set(variables), "a mapping covers its model"
+    _refuse_pixels(weights, source)
     missing, extra, ignored = _odd_names(sources, weights)
     _refuse_names(missing, extra, source, model)
     if wrong := _wrong_shapes(sources, variables, weights):
@@ -265,6 +266,20 @@ def _odd_names(sources: list[Source], weights: StateDict) -> tuple[set[str], set
     needed = {name for s in sources for name in s.names}
     ignored = tuple(sorted(name for name in weights if name.endswith(IGNORED)))
     return needed - set(weights), set(weights) - {*needed, *ignored}, ignored
+
+
+def _refuse_pixels(weights: StateDict, source: str) -> None:
+    """Refuses weights that say they want colours normalised in another way than `PixelOptions` has it."""
+    usual = {"data_preprocessor.mean": PixelOptions.mean, "data_preprocessor.std": PixelOptions.std}
+    for name, value in weights.items():
+        for end, wanted in usual.items():
+            if name.endswith(end) and not any(
+                np.allclose(np.ravel(value), w, rtol=1e-3) for w in (wanted, wanted[::-1])
+            ):
+                raise FileFormatError(
+                    f"{source} says in {name} that colours are normalised by {np.ravel(value).tolist()}; "
+                    f"valid is {list(wanted)}, in this or the opposite order"
+                )
 
 
 def _refuse_names(missing: set[str], extra: set[str], source: str, model: DetectorModule) -> None:

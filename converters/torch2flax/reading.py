@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
+import numpy as np
 from numpy.typing import NDArray
 
 from simspine_jax.errors import FileFormatError, MissingDependencyError, SimspineError, one_line
@@ -19,6 +20,13 @@ WRAPPERS: tuple[str, ...] = ("state_dict", "model_state_dict", "model")
 
 PREFIXES: tuple[str, ...] = ("module.",)
 """What training on several devices puts before all names."""
+
+
+_DTYPES: Mapping[str, Any] = {
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
+    "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_,
+}  # fmt: skip
+"""Types that safetensors knows, by its names."""
 
 
 def read_state_dict(path: Path) -> StateDict:
@@ -43,7 +51,7 @@ def read_state_dict(path: Path) -> StateDict:
         ) from None
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # PyTorch's reader fails in all kinds of ways on damaged files
         raise FileFormatError(
             f"{place(path)}: it can't be read as weights ({one_line(str(error), 120)}); valid is a "
             "checkpoint of PyTorch that holds tensors alone, or .safetensors"
@@ -58,17 +66,22 @@ def read_state_dict(path: Path) -> StateDict:
 
 def _read_safetensors(path: Path) -> StateDict:
     try:
-        from safetensors import SafetensorError  # type: ignore[import-not-found]
-        from safetensors.numpy import load_file  # type: ignore[import-not-found]
+        from safetensors import SafetensorError, deserialize  # type: ignore[import-not-found]
     except ImportError:
         raise MissingDependencyError("safetensors", "weights", f"Reading {path.name}") from None
     try:
-        return _plain(load_file(path))
-    except (SafetensorError, ValueError) as error:
+        return _plain({name: _values(tensor) for name, tensor in deserialize(read_bytes(path))})
+    except (SafetensorError, ValueError, KeyError) as error:
         raise FileFormatError(
             f"{place(path)}: it can't be read ({one_line(str(error), 120)}); valid is a whole "
             ".safetensors file"
         ) from None
+
+
+def _values(tensor: Mapping[str, Any]) -> NDArray[Any]:
+    """A tensor's; those that are halves are float32 here."""
+    values = np.frombuffer(tensor["data"], _DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
+    return values.astype(np.float32) if tensor["dtype"] in ("F16", "BF16") else values
 
 
 def _plain(weights: StateDict) -> StateDict:

@@ -12,7 +12,7 @@ from simspine_jax.datasets.coco import open_coco
 from simspine_jax.datasets.h36m import open_h36m
 from simspine_jax.datasets.picture_files import PictureFiles, told_problems
 from simspine_jax.datasets.sequences import PictureSequence, open_pictures
-from simspine_jax.errors import SimspineError
+from simspine_jax.errors import SimspineError, UnknownNameError
 from simspine_jax.io.files import PathLike
 from simspine_jax.io.release import find_release
 
@@ -89,6 +89,8 @@ def open_source(
         return open_pictures(config, own[0] if own else split, data_dir)
     if source.kind == H36M:
         frames, release, *every = source.parts
+        if split not in SPLITS:
+            raise UnknownNameError("Split", split, "the splits of Human3.6M", SPLITS)
         subjects = [s for s in find_release(release).subjects if s in SPLITS[split]]
         if not subjects:
             raise SimspineError(

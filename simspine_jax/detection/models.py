@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -99,7 +100,13 @@ def build_detector(
 def codec_of(options: DetectorOptions) -> Codec:
     """How a detector's output and keypoints become each other, as published."""
     if isinstance(options, RTMPoseOptions):
-        return SimCC(options.size)
+        return SimCC(options.size, sigma=options.sigma or _published_sigma(options.size))
     height, width = options.size
     cells = height // CELL, width // CELL
     return (MsraMap if isinstance(options, HRNetOptions) else UdpMap)(options.size, cells)
+
+
+def _published_sigma(size: tuple[int, int]) -> tuple[float, float]:
+    """Along x and y; see `RTMPoseOptions`."""
+    height, width = size
+    return round(math.sqrt(width / 8), 2), round(math.sqrt(height / 8), 2)

@@ -31,12 +31,15 @@ class RTMPoseOptions:
         keypoints: their number.
         size: height and width of pictures, px; multiples of 32.
         form: of depthwise and 7x7 convolutions; None for what is fast on the device.
+        sigma: of the labels' Gaussians along x and y, bins; None for the root of an eighth of the side in px,
+            which is what is published for each size: 4.9 and 5.66 for 256 by 192, 6 and 6.93 for 384 by 288.
     """
 
     backbone: CSPNeXtOptions = MEDIUM
     keypoints: int = len(KEYPOINT_NAMES)
     size: tuple[int, int] = CROP_SIZE
     form: Form | None = None
+    sigma: tuple[float, float] | None = None
 
 
 SPINEPOSE_S = RTMPoseOptions(CSPNeXtOptions(0.33, 0.5))

@@ -26,15 +26,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from simspine_jax.arrays import Array, Bool, Float
+from simspine_jax.fitting.information import as_expected, information_of
 from simspine_jax.fitting.solving import Whole, all_equations, factorised, objective
-from simspine_jax.fitting.terms import (
-    FrameData,
-    Setting,
-    all_expected,
-    markers_of,
-    pose_precision,
-    robust_weights,
-)
+from simspine_jax.fitting.terms import Setting, pose_precision
 from simspine_jax.kinematics.clip import Smoothing, coupling
 from simspine_jax.solvers.banded import factorise, log_determinant, solve
 from simspine_jax.solvers.bordered import log_determinant_bordered
@@ -59,7 +53,7 @@ def log_evidence(
         held: coordinates at their bounds, taken as known; the same for all models that are compared.
         power: of the data's likelihood; see `power_of`.
     """
-    still = _left_nothing(setting, whole, q, theta, power)
+    still = as_expected(setting, whole, q, theta, power)
     # One program for both: compiling it takes most of the time.
     both = jax.tree.map(lambda *x: jnp.stack(x), whole.data, still)
     pair = lax.map(lambda data: all_equations(setting, replace(whole, data=data), q, theta), both)
@@ -90,68 +84,7 @@ def power_of(
         theta: its shared vector.
         correlation: frames over which errors are alike.
     """
-    data, usable = whole.data, whole.data.usable
-    weighted = robust_weights(setting, whole.fixed, theta, data, q)
-    markers = markers_of(setting, whole.fixed.model, theta, q.reshape(-1, q.shape[-1]))
-    off = [(markers.reshape(data.markers.shape) - data.markers, weighted.marker_precision)]
-    known = [(data.marker_precision, usable[..., None])]
-    if setting.layout.n_cameras:
-        off.append((all_expected(setting, whole.fixed, theta, data, q) - data.keypoints, weighted.precision))
-        known.append((data.precision, usable[..., None, None]))
-    curved = varied = count = jnp.zeros((), q.dtype)
-    for (residual, now), (before, counts) in zip(off, known, strict=True):
-        parts, there = residual.shape[-1], (before > 0) & counts
-        weight = now / jnp.where(before > 0, before, 1.0)
-        squares = weight * now * jnp.sum(residual**2, axis=-1)
-        curved += jnp.sum(jnp.where(there, parts * _curvature(weight, parts), 0.0))
-        varied += jnp.sum(jnp.where(there, squares, 0.0))
-        count += jnp.sum(parts * there)
-    full = curved / (jnp.maximum(correlation, 1.0) * jnp.maximum(varied, 1e-12 * count))
-    return full * _left_over(setting, whole, q, theta, count)
-
-
-def _curvature(weight: Array, parts: int) -> Array:
-    """Cauchy's second derivative over that of squares, the mean over an error's directions."""
-    return weight * (1 - 2 / parts * (1 - weight))
-
-
-def _left_over(setting: Setting, whole: Whole, q: Array, theta: Array, count: Array) -> Array:
-    """Share of the errors' variance that fitting has left: 1 less the unknowns that the data determine."""
-    held = jnp.broadcast_to(~whole.valid[..., None], q.shape)
-    still = _left_nothing(setting, whole, q, theta, 1.0)
-    e = all_equations(setting, replace(whole, data=still), q, theta)
-    pull = pose_precision(whole.fixed, whole.data)[..., None] * jnp.eye(q.shape[-1], dtype=q.dtype)
-    known = e._replace(
-        matrix=pull, border=jnp.zeros_like(e.border), shared_matrix=jnp.asarray(whole.prior_precision)
-    )
-
-    def determinant(power: Array) -> Array:
-        mixed = jax.tree.map(lambda a, b: b + power * (a - b), e, known)
-        return log_determinant_bordered(factorised(whole, mixed, held, 0.0)[0])
-
-    one = jnp.ones((), q.dtype)
-    determined = jax.jvp(determinant, (one,), (one,))[1]
-    return jnp.clip(1 - determined / jnp.maximum(count, 1.0), 0.1, 1.0)
-
-
-def _left_nothing(setting: Setting, whole: Whole, q: Array, theta: Array, power: Array | float) -> FrameData:
-    """Data that are where they are expected, so that only priors pull, as precise as the loss is curved."""
-    data = whole.data
-    weighted = robust_weights(setting, whole.fixed, theta, data, q)
-
-    def curved(now: Array, before: Array, parts: int) -> Array:
-        return power * before * _curvature(now / jnp.where(before > 0, before, 1.0), parts)
-
-    markers = markers_of(setting, whole.fixed.model, theta, q.reshape(-1, q.shape[-1]))
-    found = replace(
-        data,
-        markers=markers.reshape(data.markers.shape),
-        marker_precision=curved(weighted.marker_precision, data.marker_precision, 3),
-    )
-    if not setting.layout.n_cameras:
-        return found
-    pixels = all_expected(setting, whole.fixed, theta, data, q)
-    return replace(found, keypoints=pixels, precision=curved(weighted.precision, data.precision, 2))
+    return information_of(setting, whole, q, theta, correlation).power
 
 
 def _prior_determinant(whole: Whole) -> Array:

@@ -13,6 +13,7 @@ with narrower widths than the posterior's.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -21,9 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from simspine_jax.arrays import Array, Float
+from simspine_jax.fitting.information import as_expected, information_of
 from simspine_jax.fitting.motion import acceleration_variances
-from simspine_jax.fitting.solving import Whole, all_equations, factorised, held_at_bounds
-from simspine_jax.fitting.terms import Setting
+from simspine_jax.fitting.parameters import moved_rig
+from simspine_jax.fitting.solving import Whole, chunked, factorised, held_at_bounds
+from simspine_jax.fitting.terms import Setting, look, marker_jacobian
 from simspine_jax.solvers.bordered import frame_covariances
 
 PAIRS = 2
@@ -49,37 +52,75 @@ class Moments(NamedTuple):
     Attributes:
         spread: ``[C T S Q]`` poses beside each frame's own, drawn in pairs from what the data leave of it.
         acceleration_variances: ``[C Q]``; see `fitting.motion`.
+        leverages: ``[V K]`` share of each keypoint's errors that poses follow, the median over frames. Poses
+            follow the wrists, which are the ends of chains, more than the trunk, so that what is left of
+            their errors is too small by more. These are the diagonal of the matrix by which fitted pictures
+            follow from those that were seen (D. Hoaglin and R. Welsch, The hat matrix, 1978).
     """
 
     spread: Float[Array, "C T S Q"]
     acceleration_variances: Float[Array, "C Q"]
+    leverages: Float[Array, "V K"]
 
 
 def posterior_moments(
-    setting: Setting, whole: Whole, q: Float[Array, "C T Q"], theta: Float[Array, " P"]
+    setting: Setting, whole: Whole, q: Float[Array, "C T Q"], theta: Float[Array, " P"], tau: float
 ) -> Moments:
     """What a fit leaves open of its poses.
 
-    The draws are the same in each call but for their widths, so that a descent on them ends.
+    The draws are the same in each call but for their widths, so that a descent on them ends. Spread is what
+    follows each frame's own errors, be they alike in its neighbours or not: those that last are hardly
+    followed by smooth poses, and what isn't followed doesn't bias sizes that way. So its widths are those of
+    errors that are new in each frame.
 
     Args:
         setting: static.
         whole: data and priors.
         q: poses, the means.
         theta: the shared vector, as if it were known.
+        tau: frames over which errors are alike.
     """
     drawn = np.random.default_rng(0).standard_normal((*q.shape[:2], PAIRS, q.shape[2]))
-    return _moments(setting, whole, q, theta, jnp.asarray(drawn, q.dtype))
+    whole = replace(whole, spread=no_spread(q))
+    return _moments(setting, whole, q, theta, jnp.asarray(drawn, q.dtype), jnp.asarray(tau, q.dtype))
 
 
 @partial(jax.jit, static_argnums=0)
-def _moments(setting: Setting, whole: Whole, q: Array, theta: Array, drawn: Array) -> Moments:
-    e = all_equations(setting, whole, q, theta)
-    held = held_at_bounds(whole, e, q)
-    factor = factorised(whole, e, held, 0.0)[0].banded
-    own = jnp.moveaxis(frame_covariances(factor), 1, 0)
+def _moments(setting: Setting, whole: Whole, q: Array, theta: Array, drawn: Array, tau: Array) -> Moments:
+    told = information_of(setting, whole, q, theta, tau)
+    held = held_at_bounds(whole, told.data._replace(gradient=told.gradient), q)
+    factor = factorised(whole, told.equations(), held, 0.0)[0].banded
+    close = factorised(whole, told.equations(tau), held, 0.0)[0].banded
+    own = jnp.moveaxis(frame_covariances(close), 1, 0)
     # As a whole: cut one by one, joints that only together are seen would no longer make up for each other.
     narrow = WIDEST**2 * jnp.linalg.solve(own + WIDEST**2 * jnp.eye(q.shape[-1], dtype=q.dtype), own)
     root = jnp.linalg.cholesky(0.5 * (narrow + jnp.swapaxes(narrow, -1, -2)))
     beside = jnp.where(held[:, :, None], 0.0, jnp.einsum("ctij,ctsj->ctsi", root, drawn))
-    return Moments(jnp.concatenate([beside, -beside], axis=2), acceleration_variances(whole, q, held, factor))
+    return Moments(
+        jnp.concatenate([beside, -beside], axis=2),
+        acceleration_variances(whole, q, held, factor),
+        _leverages(setting, whole, q, theta, told.power, jnp.moveaxis(frame_covariances(factor), 1, 0)),
+    )
+
+
+def _leverages(
+    setting: Setting, whole: Whole, q: Array, theta: Array, power: Array, own: Array
+) -> Float[Array, "V K"]:
+    layout, n, fixed = setting.layout, q.shape[-1], whole.fixed
+    if not layout.n_cameras:
+        return jnp.zeros((0, whole.data.markers.shape[-2]), q.dtype)
+    rig = moved_rig(fixed.rig, layout.camera_part(theta))
+    precision = power * as_expected(setting, whole, q, theta).precision
+
+    def one(part: tuple[Array, Array, Array]) -> Array:
+        pose, weight, covariance = part
+        markers, jacobian = marker_jacobian(setting, fixed.model, theta, pose)
+        by_pose = jacobian[..., :n].reshape(*markers.shape, n)
+        seen = jnp.einsum("wvkij,wkjq->wvkiq", look(rig, markers).by_point, by_pose, precision="highest")
+        variance = jnp.einsum("wvkiq,wqr,wvkir->wvk", seen, covariance, seen, optimize="optimal")
+        return 0.5 * weight * variance
+
+    shares = jax.lax.map(one, chunked((q, precision, own)))
+    known = whole.data.precision > 0
+    shares = shares.reshape(-1, *known.shape[2:])[: q[..., 0].size].reshape(known.shape)
+    return jnp.nan_to_num(jnp.nanmedian(jnp.where(known, shares, jnp.nan), axis=(0, 1)))

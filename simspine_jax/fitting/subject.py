@@ -38,9 +38,8 @@ from simspine_jax.fitting.parameters import (
     rig_of,
 )
 from simspine_jax.fitting.solving import Fitted, Whole, descend
-from simspine_jax.fitting.spread import PAIRS, no_spread, posterior_moments
+from simspine_jax.fitting.spread import PAIRS, Moments, no_spread, posterior_moments
 from simspine_jax.fitting.terms import (
-    CAUCHY_GAIN,
     Fixed,
     FrameData,
     LiftedData,
@@ -62,6 +61,9 @@ LEAST_NOISE_PX = 0.05
 
 RAYLEIGH_MEDIAN = 1.1774
 """Median length of a vector whose two parts are standard normal."""
+
+MOST_FOLLOWED = 0.8
+"""Share of a keypoint's errors' variance that poses are taken to follow, at most."""
 
 LONGEST = 60.0
 """Frames over which errors may be alike, at most, as an estimate."""
@@ -335,12 +337,13 @@ def fit_subject(
     if options.marginal:
         whole = replace(whole, spread=no_spread(q, 2 * PAIRS))
     noise = _Noise.first(seen, options)
-    fitted, tau = None, 1.0
+    fitted, tau, moments = None, 1.0, None
     for number in range(options.rounds):
         last = number == options.rounds - 1
         whole = _with_noise(whole, seen, noise, tau)
         if number and exact:
-            whole = _with_moments(setting, whole, q, theta, options, tau, alone=seen.by_one_camera)
+            moments = posterior_moments(setting, whole, q, theta, tau)
+            whole = _with_moments(whole, moments, options, alone=seen.by_one_camera)
         whole = _with_velocity(setting, whole, q, theta, seen)
         fitted = descend(
             setting, whole, q, theta, options.max_steps if last else 15,
@@ -350,7 +353,8 @@ def fit_subject(
         misses = _misses(setting, whole, fitted, seen)
         residual = np.linalg.norm(misses, axis=-1)
         if not last and n_cameras:
-            noise = noise if options.noise_px is not None else _Noise.found(seen, residual)
+            follows = 0.0 if moments is None else np.nan_to_num(np.asarray(moments.leverages, np.float64))
+            noise = noise if options.noise_px is not None else _Noise.found(seen, residual, follows)
             tau = _correlation(seen, misses) if options.correlated else 1.0
         if tell is not None:
             tell(f"round {number + 1} of {options.rounds}: {int(fitted.steps)} steps, median reprojection "
@@ -493,9 +497,16 @@ class _Noise:
         return cls(options.noise_px / np.median(seen.size, axis=(0, 1))[:, None] * np.ones(keypoints))
 
     @classmethod
-    def found(cls, seen: _Seen, residual: NDArray) -> _Noise:
-        """From the medians of what remains, drawn to the view's where there is little of it."""
+    def found(cls, seen: _Seen, residual: NDArray, follows: NDArray | float) -> _Noise:
+        """From the medians of what remains, drawn to the view's where there is little of it.
+
+        Args:
+            seen: the clips.
+            residual: ``[C T V K]`` px.
+            follows: share of the errors' variance ``[V K]`` that poses follow, which doesn't remain.
+        """
         share = residual * seen.confidence / seen.size[..., None]
+        share = share / np.sqrt(1 - np.clip(follows, 0.0, MOST_FOLLOWED))
         share = np.where(seen.known, share, np.nan)
         counts = seen.known.sum(axis=(0, 1))
         views = np.array(
@@ -604,37 +615,19 @@ def _acceleration_std(model: SpineModel, options: FitOptions, *, alone: bool) ->
     return std
 
 
-def _with_moments(
-    setting: Setting, whole: Whole, q: Array, theta: Array, options: FitOptions, tau: float, *, alone: bool
-) -> Whole:
-    """Poses spread, and how fast each coordinate changes; but for the body's place seen by one camera.
-
-    Spread is what follows each frame's own errors, be they alike in its neighbours or not: those that last
-    are hardly followed by smooth poses, and what isn't followed doesn't bias sizes that way. So keypoints
-    count for it as if they were as much more precise, which also lowers the robust weights of some.
-    """
-    if not (options.marginal or options.adaptive):
-        return whole
-    moments = posterior_moments(setting, whole, q, theta)
-    if not all(bool(jnp.isfinite(x).all()) for x in moments):
+def _with_moments(whole: Whole, moments: Moments, options: FitOptions, *, alone: bool) -> Whole:
+    """Poses spread, and how fast each coordinate changes; but for the body's place seen by one camera."""
+    if not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(moments)):
         return whole  # no factor, as far from where a fit ends: the next round has another
-    paced = whole
     if options.marginal:
-        gain = CAUCHY_GAIN * tau
-        data = replace(
-            whole.data,
-            precision=gain * whole.data.precision,
-            marker_precision=CAUCHY_GAIN * whole.data.marker_precision,
-        )
-        close = posterior_moments(setting, replace(whole, data=data), q, theta)
-        paced = replace(whole, spread=close.spread)
+        whole = replace(whole, spread=moments.spread)
     if not options.adaptive:
-        return paced
+        return whole
     found = 1 / moments.acceleration_variances
     if alone:
         slides = _root_slides(whole.fixed.model)
         found = found.at[:, slides].set(whole.acceleration_precision[:, slides])
-    return replace(paced, acceleration_precision=found)
+    return replace(whole, acceleration_precision=found)
 
 
 def _root_slides(model: SpineModel) -> NDArray[np.int64]:

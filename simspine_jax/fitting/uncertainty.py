@@ -8,7 +8,7 @@ What the data don't determine keeps the deviation that its priors leave, so it s
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import jax
@@ -19,20 +19,10 @@ from scipy.special import chdtri, ndtri
 
 from simspine_jax.arrays import Array, Float
 from simspine_jax.errors import ShapeError
-from simspine_jax.fitting.solving import CHUNK, Whole, all_equations, chunked, factorised
+from simspine_jax.fitting.information import covariances_of, information_of
+from simspine_jax.fitting.solving import CHUNK, Whole, chunked
 from simspine_jax.fitting.subject import FitStatus, SubjectFit
-from simspine_jax.fitting.terms import (
-    CAUCHY_GAIN,
-    Equations,
-    Setting,
-    all_expected,
-    all_lifted,
-    marker_jacobian,
-    markers_of,
-    pose_precision,
-    robust_weights,
-)
-from simspine_jax.solvers.bordered import frame_covariances, shared_covariance
+from simspine_jax.fitting.terms import Setting, marker_jacobian, markers_of
 
 LIFE = 0.5
 """rad and m: about how far joints are from their default poses in life."""
@@ -131,8 +121,9 @@ def uncertainty_of(fit: SubjectFit) -> Uncertainty:
     if fit.status == FitStatus.TOO_LITTLE_DATA:
         raise ShapeError("The fit has too little data, so nothing can be said of its uncertainty")
     q = jnp.asarray(np.nan_to_num(fit.q), fit.theta.dtype)
+    tau = jnp.asarray(fit.correlation_frames, q.dtype)
     poses, between, shared, markers = (
-        np.asarray(x, np.float64) for x in _covariances(fit.setting, fit.whole, q, fit.theta)
+        np.asarray(x, np.float64) for x in _covariances(fit.setting, fit.whole, q, fit.theta, tau)
     )
     variance = np.diagonal(poses, axis1=-2, axis2=-1)
     layout = fit.setting.layout
@@ -153,75 +144,12 @@ def uncertainty_of(fit: SubjectFit) -> Uncertainty:
 
 
 @partial(jax.jit, static_argnums=0)
-def _covariances(setting: Setting, whole: Whole, q: Array, theta: Array):
+def _covariances(setting: Setting, whole: Whole, q: Array, theta: Array, correlation: Array):
     """Of poses, with the shared vector, of that, and of markers."""
-    held = jnp.broadcast_to(~whole.valid[..., None], q.shape)
-    e = all_equations(setting, _as_seen(setting, whole, q, theta), q, theta)
-    parts = _blocks(whole, e, held)
-    share = _left_share(whole, e, *parts)
-    poses, between, shared = _blocks(whole, _with_data(whole, e, share), held)
+    told = information_of(setting, whole, q, theta, correlation)
+    poses, between, shared = covariances_of(whole, told.equations())
     markers = _marker_covariances(setting, whole, q, theta, poses, between, shared)
     return poses, between, shared, markers
-
-
-def _blocks(whole: Whole, e: Equations, held: Array) -> tuple[Array, Array, Array]:
-    """Covariances of poses, of poses with the shared vector, and of that."""
-    factor, _ = factorised(whole, e, held, 0.0)
-    shared = shared_covariance(factor) * whole.free[:, None] * whole.free
-    spread = jnp.moveaxis(factor.spread, 1, 0)
-    own = jnp.moveaxis(frame_covariances(factor.banded), 1, 0)
-    between = -jnp.matmul(spread, shared, precision="highest")
-    return own - jnp.einsum("ctqp,ctrp->ctqr", between, spread, precision="highest"), between, shared
-
-
-def _as_seen(setting: Setting, whole: Whole, q: Array, theta: Array) -> Whole:
-    """The data with their weights in their precisions, and nothing left over, so that weights are 1."""
-    data = robust_weights(setting, whole.fixed, theta, whole.data, q)
-    markers = markers_of(setting, whole.fixed.model, theta, q.reshape(-1, q.shape[-1]))
-    data = replace(
-        data,
-        markers=markers.reshape(data.markers.shape),
-        marker_precision=data.marker_precision * CAUCHY_GAIN,
-    )
-    if setting.layout.n_cameras:
-        pixels = all_expected(setting, whole.fixed, theta, data, q)
-        data = replace(data, keypoints=pixels, precision=data.precision * CAUCHY_GAIN)
-    if (lifted := data.lifted) is not None:
-        points = all_lifted(setting, whole.fixed, theta, lifted, q)
-        lifted = replace(lifted, points=points, precision=lifted.precision * CAUCHY_GAIN)
-        data = replace(data, lifted=lifted)
-    return replace(whole, data=data)
-
-
-def _with_data(whole: Whole, e: Equations, share: Array) -> Equations:
-    """The matrix with the data's part of it times a share; priors stay."""
-    prior = _pose_prior(whole)
-    return e._replace(
-        matrix=share * (e.matrix - prior) + prior,
-        border=share * e.border,
-        shared_matrix=share * (e.shared_matrix - whole.prior_precision) + whole.prior_precision,
-    )
-
-
-def _pose_prior(whole: Whole) -> Float[Array, "C T Q Q"]:
-    diagonal = pose_precision(whole.fixed, whole.data)
-    return diagonal[..., None] * jnp.eye(diagonal.shape[-1], dtype=diagonal.dtype)
-
-
-def _left_share(whole: Whole, e: Equations, poses: Array, between: Array, shared: Array) -> Array:
-    """Share of the errors' variance that is left over after a fit: what is fitted follows errors a little.
-
-    Deviations of the detector are found from what is left, so they are too small by the root of this. Lifted
-    points are treated alike, though theirs are given: they may be of easier pictures than these.
-    """
-    trace = jnp.sum((e.matrix - _pose_prior(whole)) * poses) + 2 * jnp.sum(e.border * between)
-    trace = trace + jnp.sum((e.shared_matrix - whole.prior_precision) * shared)
-    count = 2.0 * jnp.sum((whole.data.precision > 0) & whole.data.usable[..., None, None])
-    count = count + 3.0 * jnp.sum((whole.data.marker_precision > 0) & whole.data.usable[..., None])
-    if (lifted := whole.data.lifted) is not None:
-        there = (lifted.precision > 0) & whole.data.usable[..., None, None]
-        count = count + jnp.sum(lifted.share[..., None, None] * there)
-    return jnp.clip(1 - trace / count, 0.1, 1.0)
 
 
 def _marker_covariances(

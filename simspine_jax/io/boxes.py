@@ -35,6 +35,7 @@ from simspine_jax.io.files import filled_lines, malformed, place, read_text, sho
 PERSON = 1
 """COCO's category."""
 
+YOLO_CELLS = 7
 YOLO_PERSON = 0
 """The class that is a person where YOLO's were trained on COCO."""
 
@@ -172,11 +173,21 @@ class _Found:
         for name in names:
             what = self._unknown(name).removeprefix("it has ")
             note(f"{place(self.path)}: {what} are left out; valid is {self._named(name)}")
+        if not any(self._has(name) for name in self.cameras):
+            frames = sorted({n for rows in self.rows.values() for n in rows})
+            first, camera = frames[0], next(iter(self.cameras.values()))
+            what = f"all of its boxes are of frames that no camera has (first: {first})"
+            raise malformed(self.path, None, what, f"frames such as {sorted(camera.numbers or ())[0]}")
         found: dict[str, CameraBoxes] = {}
         for name, frames in self.rows.items():
             self._tell_other_frames(self.cameras[name], frames, note)
             found[name] = CameraBoxes({n: np.array(rows, float) for n, rows in frames.items()}, relative)
         return found
+
+    def _has(self, name: str) -> bool:
+        """Whether a box is of a frame that the camera has, or may have."""
+        known = self.cameras[name].numbers
+        return any(not known or n in known for n in self.rows[name])
 
     def _unknown(self, name: str) -> str:
         texts = self.unknown[name]
@@ -284,14 +295,14 @@ def _read_coco(path: Path, cameras: Sequence[BoxCamera], note: Note) -> dict[str
         ) from None
     found = _Found(path, cameras)
     entries, images = _coco_parts(path, document)
-    people = _people_of(entries)
+    people = _people_of(path, document, entries, note)
     for number, entry in enumerate(entries):
         if entry.get("category_id", people) != people:
             continue
         if entry.get("iscrowd"):
             found.crowds += 1
             continue
-        image = images.get(entry.get("image_id"), entry.get("file_name", entry.get("image_id")))
+        image = _image_of(entry, images)
         name, text = _camera_and_frame(found, path, number, image)
         camera = found.camera(name)
         found.add(camera, _frame_of(path, None, camera, text), text, _coco_row(path, number, entry))
@@ -305,17 +316,38 @@ def _coco_parts(path: Path, document: Any) -> tuple[list[dict[str, Any]], dict[A
     if isinstance(document, dict):
         entries, pictures = document.get("annotations"), document.get("images", [])
         if isinstance(pictures, list):
-            images = {p.get("id"): p.get("file_name") for p in pictures if isinstance(p, dict)}
+            known = (p for p in pictures if isinstance(p, dict) and isinstance(p.get("id"), int | str))
+            images = {p["id"]: p.get("file_name") for p in known}
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         valid = "COCO's list of results, or annotations with images"
         raise malformed(path, None, "it is no list of boxes", valid)
     return entries, images
 
 
-def _people_of(entries: Sequence[Mapping[str, Any]]) -> Any:
-    """The category of people: COCO's, or the only one."""
+def _people_of(path: Path, document: Any, entries: Sequence[Mapping[str, Any]], note: Note) -> Any:
+    """The category that the file calls person, else the only one, else COCO's."""
+    named = document.get("categories") if isinstance(document, dict) else None
+    for category in named if isinstance(named, list) else []:
+        if isinstance(category, dict) and category.get("name") == "person":
+            return category.get("id")
     kinds = {entry["category_id"] for entry in entries if isinstance(entry.get("category_id"), int)}
-    return next(iter(kinds)) if len(kinds) == 1 else PERSON
+    if len(kinds) != 1:
+        return PERSON
+    (only,) = kinds
+    if only not in (YOLO_PERSON, PERSON):
+        note(
+            f"{place(path)}: its only category, {only}, is taken as people; COCO's number for them is "
+            f"{PERSON}"
+        )
+    return only
+
+
+def _image_of(entry: Mapping[str, Any], images: Mapping[Any, Any]) -> Any:
+    """A picture's name, or its id where it has none."""
+    number = entry.get("image_id")
+    if isinstance(number, int | str) and images.get(number) is not None:
+        return images[number]
+    return entry.get("file_name", number)
 
 
 def _camera_and_frame(found: _Found, path: Path, number: int, image: Any) -> tuple[str | None, str]:
@@ -330,7 +362,7 @@ def _coco_row(path: Path, number: int, entry: Mapping[str, Any]) -> Row:
     try:
         left, top, width, height = map(float, entry["bbox"])
         row = (left, top, width, height, float(entry.get("score", 1.0)))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         row = (math.nan, math.nan, math.nan, math.nan, math.nan)
     if not all(map(math.isfinite, row)):
         bbox = shown(str(entry.get("bbox")))
@@ -352,6 +384,8 @@ def _read_table(path: Path, cameras: Sequence[BoxCamera], note: Note) -> dict[st
     found = _Found(path, cameras, from_one=counts_from_one)
     for line, text in lines[header is not None :]:
         cells = dict(zip(columns, _cells(text), strict=False))
+        if not cells.get("frame"):
+            raise malformed(path, line, "there is no frame", _TABLE)
         camera = found.camera(cells.get("camera"))
         row = _table_row(path, line, cells)
         if counts_from_one:
@@ -365,8 +399,8 @@ def _read_table(path: Path, cameras: Sequence[BoxCamera], note: Note) -> dict[st
 def _cells(text: str) -> list[str]:
     for sign in (",", ";", "\t"):
         if sign in text:
-            return [cell.strip() for cell in text.split(sign)]
-    return text.split()
+            return [cell.strip().strip('"') for cell in text.split(sign)]
+    return [cell.strip('"') for cell in text.split()]
 
 
 def _is_number(text: str) -> bool:
@@ -472,9 +506,10 @@ def _yolo_frame(path: Path, camera: BoxCamera) -> int | None:
 def _yolo_rows(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[Row]:
     for line, text in lines:
         cells = text.split()
-        if len(cells) < 5 or not all(map(_is_number, cells[:6])):
+        # The seventh is a track's number; more are keypoints, whose first would be taken for the score.
+        if not 5 <= len(cells) <= YOLO_CELLS or not all(map(_is_number, cells)):
             _refuse_yolo(path, line, text)
-        kind, x, y, width, height, *rest = map(float, cells[:6])
+        kind, x, y, width, height, *rest = map(float, cells)
         if not all(-0.5 <= value <= 1.5 for value in (x, y, width, height)):
             _refuse_yolo(path, line, text)
         if kind == YOLO_PERSON:
@@ -482,5 +517,5 @@ def _yolo_rows(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[Row]:
 
 
 def _refuse_yolo(path: Path, line: int, text: str) -> NoReturn:
-    valid = "class, centre x and y, width and height as shares of the picture, and score"
+    valid = "class, centre x and y, width and height as shares of the picture, score, and no keypoints"
     raise malformed(path, line, f"the line is {shown(text)}", valid)

@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 
 import simspine_jax as ssj
 from simspine_jax.detection.codecs import picture_keypoints
-from simspine_jax.errors import ShapeError
+from simspine_jax.errors import ShapeError, SimspineError
 from simspine_jax.io.boxes import CameraBoxes, clip_boxes
-from simspine_jax.io.files import atomic_write, make_folder
+from simspine_jax.io.files import atomic_write, make_folder, place
 from simspine_jax.io.keypoints import openpose_name, read_openpose_frame, write_openpose_frame
 from simspine_jax.io.video import Camera, Frame, PictureCamera
 from simspine_jax.pictures import crop_matrix, import_cv2, padded_box
@@ -133,6 +133,7 @@ class Detected:
         rate_hz: frames per second, if known.
         n_new: frames of all cameras that this run has done.
         resumed: frames that were there before.
+        faults: what of the pictures and videos can't be read, in sentences; also of earlier calls.
     """
 
     folder: Path
@@ -140,6 +141,7 @@ class Detected:
     rate_hz: float | None
     n_new: int
     resumed: int
+    faults: tuple[str, ...] = ()
 
 
 def camera_folder(out: Path, camera: str) -> Path:
@@ -182,7 +184,8 @@ def run_detection(
         note: told of pictures and boxes that can't be used, and of videos that end early.
 
     Raises:
-        SimspineError: the folder can't be written, or a video can't be opened any more.
+        SimspineError: the folder can't be written or holds files of another origin, or a video can't be
+            opened any more.
     """
     plan = BoxPlan() if plan is None else plan
     make_folder(out)
@@ -195,8 +198,17 @@ def run_detection(
     record = _begun(out, key, force, note)
     names, n_new = [camera.name for camera in cameras], 0
     done = {name: _numbers_done(out, name) for name in names}
+    for sentence in record["faults"]:
+        note(sentence)
+
+    def tell_fault(sentence: str) -> None:
+        if sentence not in record["faults"]:  # of frames that a killed run had read and not written
+            note(sentence)
+            record["faults"].append(sentence)
+            write_json(out / RECORD, record)
+
     if not record["complete"] or record["frames"] != {name: len(done[name]) for name in names}:
-        run = _Run(cameras, finder, out, plan, done, progress, note)
+        run = _Run(cameras, finder, out, plan, done, progress, note, tell_fault)
         run.detect()
         n_new = run.n_new
         for name, found in run.sizes.items():
@@ -205,19 +217,33 @@ def run_detection(
     record |= {"frames": {name: len(_numbers_done(out, name)) for name in names}, "complete": True}
     write_json(out / RECORD, record | {"rate_hz": rate_hz})
     found = tuple(_summary(out, name, record["sizes"][name]) for name in names)
-    return Detected(out / KEYPOINTS, found, rate_hz, n_new, sum(c.n_frames for c in found) - n_new)
+    return Detected(
+        out / KEYPOINTS,
+        found,
+        rate_hz,
+        n_new,
+        sum(c.n_frames for c in found) - n_new,
+        tuple(record["faults"]),
+    )
 
 
 def _begun(out: Path, key: dict[str, str], force: bool, note: Note) -> dict[str, Any]:
     """The record of the same run, or a new one, before which the frames of another are taken away."""
     record = _record(out)
     if record.get("inputs") == key and not force:
-        return record
+        return record | {"faults": record.get("faults", [])}
+    if not record and not force and (others := sum(1 for _ in _files_like_ours(out))):
+        raise SimspineError(
+            f"{place(out / KEYPOINTS)} holds {others} files of keypoints, and {RECORD} beside it, which "
+            "would say whose they are, is damaged or not there; valid is another folder, or to force that they "
+            "are taken away (--force)"
+        )
     if record:
         why = "--force" if force else "detector, boxes, pictures or version changed since the last run"
         note(f"all frames are done anew: {why}")
     _forget(out)
-    record = {"format": FORMAT, "inputs": key, "confidence": CONFIDENCE, "sizes": {}, "complete": False}
+    record = {"format": FORMAT, "inputs": key, "confidence": CONFIDENCE, "sizes": {}, "faults": [],
+              "complete": False}  # fmt: skip
     write_json(out / RECORD, record)
     return record
 
@@ -254,12 +280,18 @@ def _numbers_done(out: Path, camera: str) -> set[int]:
 def _forget(out: Path) -> None:
     """Takes away the record and then the frames of another run, so that none is taken for one of this."""
     (out / RECORD).unlink(missing_ok=True)
-    for folder in (out / KEYPOINTS).glob("*_json"):
-        for path in folder.iterdir():
-            if _OURS.fullmatch(path.name):
-                path.unlink()
+    folders = set()
+    for path in list(_files_like_ours(out)):
+        path.unlink()
+        folders.add(path.parent)
+    for folder in folders:
         if not any(folder.iterdir()):
             folder.rmdir()
+
+
+def _files_like_ours(out: Path) -> Iterator[Path]:
+    for folder in (out / KEYPOINTS).glob("*_json"):
+        yield from (path for path in folder.iterdir() if _OURS.fullmatch(path.name))
 
 
 def _summary(out: Path, camera: str, sizes: Sequence[Sequence[int]]) -> DetectedCamera:
@@ -330,6 +362,7 @@ class _Run:
     done: Mapping[str, set[int]]
     progress: Progress | None
     note: Note
+    tell_fault: Note
     n_new: int = 0
     sizes: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
     _faults: int = 0
@@ -350,9 +383,10 @@ class _Run:
                 self._look(seen, write)
         for camera in self.cameras:
             self._tell_end(camera, last[camera.name])
-        for count, what in ((self._faults, "pictures can't be read"), (self._useless, "boxes can't be used")):
-            if count > TOLD:
-                self.note(f"{count - TOLD} more {what}")
+        if self._faults > TOLD:
+            self.tell_fault(f"{self._faults - TOLD} more pictures can't be read")
+        if self._useless > TOLD:
+            self.note(f"{self._useless - TOLD} more boxes can't be used")
 
     def _told(
         self, steps: Iterator[dict[str, Frame]], last: dict[str, int], total: int | None
@@ -365,7 +399,7 @@ class _Run:
                 if frame.pixels is None:
                     self._faults += 1
                     if self._faults <= TOLD:
-                        self.note(f"frame {frame.number} of {name} is left empty: {frame.fault}")
+                        self.tell_fault(f"frame {frame.number} of {name} is left empty: {frame.fault}")
                 else:
                     self.sizes[name].add((frame.pixels.shape[1], frame.pixels.shape[0]))
             yield step
@@ -376,7 +410,7 @@ class _Run:
     def _tell_end(self, camera: Camera, last: int) -> None:
         numbers = camera.numbers
         if numbers and last < numbers[-1]:
-            self.note(
+            self.tell_fault(
                 f"{camera.name}: the video ends after {last + 1} of the {len(numbers)} frames that its "
                 "header tells of; perhaps it is cut short"
             )

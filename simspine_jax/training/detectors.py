@@ -23,6 +23,7 @@ from simspine_jax.datasets import (
 from simspine_jax.datasets.mixing import MixOptions, PictureMix
 from simspine_jax.datasets.picture_batches import Cropper
 from simspine_jax.datasets.sources import SourceText, open_source
+from simspine_jax.detection.layers import Norm
 from simspine_jax.detection.models import DetectorModule, build_detector, codec_of
 from simspine_jax.detection.photometric import sample_keys
 from simspine_jax.errors import FileFormatError, SimspineError
@@ -222,6 +223,16 @@ def _built(run: DetectorRun) -> DetectorModule:
     return build_detector(run.model, dtype=dtype, seed=run.seed)
 
 
+def _folded(model: DetectorModule) -> bool:
+    """Whether the model's normalisations do nothing at all."""
+    norms = [part for _, part in nnx.iter_modules(model) if isinstance(part, Norm)]
+    return (
+        bool(norms)
+        and all(bool((norm.mean[...] == 0).all()) and bool((norm.scale[...] == 1).all()) for norm in norms)
+        and any(bool((norm.bias[...] != 0).any()) for norm in norms)
+    )
+
+
 def _begun_with(folder: Path, run: DetectorRun, note: Note) -> DetectorModule:
     """The run's own detector with the weights of another training."""
     kept, other, _ = load_trained_detector(folder, note=note)
@@ -229,6 +240,12 @@ def _begun_with(folder: Path, run: DetectorRun, note: Note) -> DetectorModule:
         raise SimspineError(
             f"{place(folder)} holds a detector that sees {kept.pixels} and the run {run.name} sees "
             f"{run.pixels}; valid are weights that see the same"
+        )
+    if _folded(other):
+        raise SimspineError(
+            f"{place(folder)} holds weights whose normalisations were folded into convolutions, as those of "
+            "ONNX files are; in a training they would be normalised away. Valid are weights of a training or "
+            "of a PyTorch checkpoint"
         )
     model = _built(run)
     wanted, given = (dict(nnx.to_flat_state(nnx.state(m))) for m in (model, other))

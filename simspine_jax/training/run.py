@@ -375,4 +375,4 @@ def _rebuilt(hint: Any, value: Any) -> Any:
     """JSON's value as the type of a field: tuples and dataclasses again."""
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return hint(**_fields_of(hint, value))
-    return tuple(value) if typing.get_origin(hint) is tuple else value
+    return tuple(value) if isinstance(value, list) else value

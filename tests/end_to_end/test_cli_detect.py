@@ -169,7 +169,7 @@ def test_a_camera_without_a_frame_to_draw_is_told_and_the_rest_is_drawn(tmp_path
     for path in (pictures / "a").iterdir():
         path.write_bytes(b"no picture")
     words = (pictures, "--weights", "truth", "-o", out, "--video", "--pictures")
-    assert detect(*words) == 0
+    assert detect(*words) == 2
     captured = capsys.readouterr()
     assert f"{out / 'overlay' / 'a.mp4'} is not written: no frame of a can be read" in captured.err
     assert f"{out / 'overlay' / 'a'} is left empty: no frame of a can be read" in captured.err
@@ -232,6 +232,28 @@ def test_what_is_complete_is_kept_and_what_cannot_be_read_is_told(tmp_path: Path
     captured = capsys.readouterr()
     assert "complete already" not in captured.out
     assert "all frames are done anew: --force" in captured.err
+
+
+def test_a_fault_is_told_and_counts_each_time(tmp_path: Path, capsys) -> None:
+    pictures, out = make_pictures(tmp_path / "in", ["a", "b"]), tmp_path / "out"
+    (pictures / "a" / "002.png").write_bytes(b"no picture")
+    words = (pictures, "--weights", "truth", "-o", out)
+    for _ in range(2):
+        assert detect(*words) == 2
+        assert "frame 2 of a is left empty" in capsys.readouterr().err
+
+
+def test_files_of_another_origin_stay(tmp_path: Path, capsys) -> None:
+    pictures, out = make_pictures(tmp_path / "in", ["a"]), tmp_path / "out"
+    foreign = out / "keypoints" / "other_json" / "other_000000000000_keypoints.json"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("{}")
+    words = (pictures, "--weights", "truth", "-o", out)
+    assert detect(*words) == 2
+    assert "holds 1 files of keypoints, and detections.json beside it" in capsys.readouterr().err
+    assert foreign.exists()
+    assert detect(*words, "--force") == 0
+    assert not foreign.exists()
 
 
 @pytest.mark.parametrize(

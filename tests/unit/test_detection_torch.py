@@ -242,7 +242,8 @@ def test_training_has_the_same_gradients_and_moves_the_same_statistics() -> None
 
 def test_a_checkpoint_file_is_read(tmp_path: Path) -> None:
     module = theirs.stirred(theirs.RTMPose(0.1, 0.25, 5, SIZE))
-    extra = {"data_preprocessor.mean": torch.zeros(3, 1, 1), **module.state_dict()}
+    mean = torch.tensor([123.675, 116.28, 103.53]).reshape(3, 1, 1)
+    extra = {"data_preprocessor.mean": mean, **module.state_dict()}
     torch.save({"meta": {"epoch": 3}, "state_dict": extra}, tmp_path / "pose.pth")
     model = empty(RTMPose, SMALL_RTMPOSE)
     matched = load_detector(model, read_state_dict(tmp_path / "pose.pth"), "pose.pth")
@@ -258,6 +259,23 @@ def test_safetensors_are_known_by_their_ending_in_any_case(tmp_path: Path, name:
     numpy.save_file({"a": np.arange(3.0)}, tmp_path / name)
     found = read_state_dict(tmp_path / name)
     assert {key: value.tolist() for key, value in found.items()} == {"a": [0, 1, 2]}
+
+
+def test_halves_in_safetensors_are_read(tmp_path: Path) -> None:
+    torch_files = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
+    kept = {"a": torch.tensor([0.5, -3.0], dtype=torch.bfloat16), "b": torch.ones(2, 1, dtype=torch.float16)}
+    torch_files.save_file(kept, tmp_path / "half.safetensors")
+    found = read_state_dict(tmp_path / "half.safetensors")
+    assert {name: (x.dtype.name, x.tolist()) for name, x in found.items()} == {
+        "a": ("float32", [0.5, -3.0]), "b": ("float32", [[1.0], [1.0]]),
+    }  # fmt: skip
+
+
+def test_bytes_that_are_no_pickle_are_refused(tmp_path: Path) -> None:
+    for content in (b"\x80\x02.", b"\x80\x02]q\x00.", b"PK\x03\x04"):
+        (tmp_path / "w.pth").write_bytes(content)
+        with pytest.raises(FileFormatError, match="valid is a"):
+            read_state_dict(tmp_path / "w.pth")
 
 
 def _drop(weights: dict, name: str) -> None:
@@ -280,6 +298,10 @@ def _drop(weights: dict, name: str) -> None:
         (
             lambda w: _drop(w, "backbone.stem.0.conv.weight"),
             "valid are the names of RTMPose, with backbone.stem",
+        ),
+        (
+            lambda w: w.update({"data_preprocessor.std": np.ones(3)}),
+            r"data_preprocessor.std that colours are normalised by \[1.0, 1.0, 1.0\]; valid is \[58.395",
         ),
         (lambda w: w.clear(), "no tensors; valid are the names of RTMPose"),
     ],

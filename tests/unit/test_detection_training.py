@@ -23,6 +23,7 @@ from simspine_jax.detection.codecs import Found, SimCC
 from simspine_jax.detection.cspnext import CSPNeXtOptions
 from simspine_jax.detection.hrnet import HRNetOptions
 from simspine_jax.detection.inference import Detector
+from simspine_jax.detection.layers import Norm
 from simspine_jax.detection.models import PixelOptions, build_detector
 from simspine_jax.detection.rtmpose import RTMPoseOptions
 from simspine_jax.detection.vitpose import ViTPoseOptions
@@ -192,20 +193,42 @@ def test_it_overfits(tmp_path: Path) -> None:
     assert scores.oks["all"].ap50 > 0.9
 
 
+RECIPE = DetectorOptimiser(
+    learning_rate=4e-3, weight_decay=0.05, schedule="cosine", begin=0.5, final=0.05, warmup=1000,
+    warmup_from=1e-5, clip=35.0,
+)  # fmt: skip
+STEPPED = DetectorOptimiser(
+    learning_rate=5e-4, schedule="steps", drops=(170 / 210, 200 / 210), warmup=500, warmup_from=1e-3
+)
+PUBLISHED = {
+    "spinepose_s": dataclasses.replace(RECIPE, weight_decay=0.0),
+    "spinepose_m": RECIPE,
+    "spinepose_l": RECIPE,
+    "rtmpose_m": RECIPE,
+    "hrnet_w32": STEPPED,
+    "vitpose_b": dataclasses.replace(STEPPED, weight_decay=0.1, clip=1.0, layer_decay=0.75),
+}
+"""As in MMPose's configs of these detectors."""
+
+
 def test_the_recipes_are_the_published_ones() -> None:
-    for name in CONFIGS:
+    assert set(PUBLISHED) == set(CONFIGS)
+    for name, recipe in PUBLISHED.items():
         run = load_detector_run(name)
-        rate, peak = detector_rate(run.optimiser, run.steps), run.optimiser.learning_rate
-        assert float(rate(0)) == pytest.approx(peak * run.optimiser.warmup_from, rel=1e-2)
-        assert float(rate(run.optimiser.warmup)) == pytest.approx(peak, rel=1e-6)
-        end = 0.05 if "pose_" in name and name != "vitpose_b" else 0.01
-        assert float(rate(run.steps)) == pytest.approx(peak * end, rel=1e-3), name
+        assert run.optimiser == recipe, name
+        assert (run.batch_size, run.average) == (
+            (1024, 0.9998) if recipe.final == 0.05 and recipe.schedule == "cosine" else (512, None)
+        ), name
+        rate = detector_rate(run.optimiser, run.steps)
+        assert float(rate(0)) == pytest.approx(recipe.learning_rate * recipe.warmup_from, rel=1e-2)
+        assert float(rate(run.steps)) == pytest.approx(
+            recipe.learning_rate * (0.05 if recipe.schedule == "cosine" else 0.01), rel=1e-3
+        )
+    assert load_detector_run("vitpose_b").model.drop_path == 0.3
     cosine = load_detector_run("spinepose_m")
     rate = detector_rate(cosine.optimiser, 8000)
     assert float(rate(4000)) == pytest.approx(4e-3)
     assert float(rate(6000)) == pytest.approx(4e-3 * (0.05 + 0.95 / 2))
-    assert (cosine.optimiser.weight_decay, cosine.optimiser.clip, cosine.average) == (0.05, 35.0, 0.9998)
-    assert load_detector_run("spinepose_s").optimiser.weight_decay == 0
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -384,6 +407,16 @@ def test_weights_of_another_detector_are_refused(tmp_path: Path) -> None:
     turned = dataclasses.replace(RUN, pixels=PixelOptions("BGR"))
     with pytest.raises(SimspineError, match=r"sees PixelOptions.*RGB.*sees PixelOptions.*BGR"):
         train_detector(turned, pictures(), tmp_path / "turned", start=tmp_path / "kept")
+
+
+def test_no_training_begins_with_folded_normalisations(tmp_path: Path) -> None:
+    model = build_detector(RUN.model)
+    for _, part in nnx.iter_modules(model):
+        if isinstance(part, Norm):
+            part.bias.set_value(part.bias[...] + 0.5)
+    keep_detector(RUN, model, tmp_path / "kept")
+    with pytest.raises(SimspineError, match="folded into convolutions"):
+        train_detector(RUN, pictures(), tmp_path / "other", start=tmp_path / "kept")
 
 
 def test_weights_are_told_apart_by_their_numbers(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from simspine_jax.errors import ShapeError, UnknownNameError
+from simspine_jax.fitting.information import covariances_of
 from simspine_jax.fitting.parameters import (
     FitPriors,
     Segment,
@@ -44,7 +45,7 @@ from simspine_jax.fitting.terms import (
     look,
     markers_of,
 )
-from simspine_jax.fitting.uncertainty import _blocks, half_width, uncertainty_of
+from simspine_jax.fitting.uncertainty import half_width, uncertainty_of
 from simspine_jax.geometry.cameras import Cameras, project
 from simspine_jax.geometry.frames import yup_to_zup
 
@@ -216,7 +217,7 @@ def test_covariances_are_blocks_of_the_dense_inverse(problem, arm_model: SpineMo
     hessian = np.asarray(jax.jit(jax.hessian(total))(jnp.concatenate([q.ravel(), theta])))
     inverse = np.linalg.inv(hessian)
     e = jax.jit(all_equations, static_argnums=0)(setting, whole, q[None], theta)
-    poses, between, shared = jax.jit(_blocks)(whole, e, jnp.zeros((1, *q.shape), bool))
+    poses, between, shared = jax.jit(covariances_of)(whole, e)
     # The condition of the matrix multiplies rounding.
     share = 1e-7
     np.testing.assert_allclose(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from arm_captures import capture_arm, fit_arm, on_an_arc
 
+from simspine_jax.fitting.information import information_of
 from simspine_jax.fitting.solving import all_equations, objective
 from simspine_jax.fitting.spread import PAIRS, WIDEST, no_spread, posterior_moments
 from simspine_jax.fitting.subject import SubjectFit
@@ -46,11 +47,11 @@ def test_the_objective_is_the_mean_over_the_spread_and_has_its_gradient(fit: Sub
 
 def test_the_spread_is_as_wide_as_the_data_leave_the_poses(fit: SubjectFit) -> None:
     q = jnp.asarray(fit.q)
-    found = posterior_moments(fit.setting, fit.whole, q, fit.theta).spread
+    found = posterior_moments(fit.setting, fit.whole, q, fit.theta, 1.0).spread
     assert found.shape == (*q.shape[:2], 2 * PAIRS, q.shape[2])
     np.testing.assert_array_equal(found[:, :, :PAIRS], -found[:, :, PAIRS:])
     # The dense matrix of all poses, with the shared vector known.
-    e = all_equations(fit.setting, fit.whole, q, fit.theta)
+    e = jax.jit(information_of, static_argnums=0)(fit.setting, fit.whole, q, fit.theta, 1.0).equations()
     frames, n = q.shape[1:]
     matrix = np.zeros((frames, n, frames, n))
     matrix[np.arange(frames), :, np.arange(frames)] = np.asarray(e.matrix)[0]

@@ -245,7 +245,7 @@ def test_boxes_of_frames_that_there_are_not_are_counted_in_one_note(tmp_path: Pa
     assert "1 boxes of" in told(mot, video, "det.txt")
     assert hint not in told(mot, video, "det.txt")
     later = Camera(numbers=(4, 5, 6), stems={})
-    assert "(first: 8; it has 3 frames, 4 to 6)" in told([(5, 1, *box, 1)], later, "det.txt")
+    assert "(first: 8; it has 3 frames, 4 to 6)" in told([(1, 1, *box, 1), (5, 1, *box, 1)], later, "det.txt")
 
 
 def test_crowds_are_no_people(tmp_path: Path) -> None:
@@ -272,3 +272,43 @@ def test_boxes_are_cut_off_at_the_edges() -> None:
     np.testing.assert_array_equal(
         clipped[:3], [[10, 10, 20, 30, 0.7], [-0.5, -0.5, 20.5, 35.5, 1], [190, 90, 9.5, 9.5, 1]]
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("a.json", '[{"image_id": [1], "category_id": 1, "bbox": [1, 2, 3, 4]}]', "box 0 has the image"),
+        ("a.json", '{"images": [{"id": [1]}], "annotations": []}', "it holds no boxes of people"),
+        ("a.json", f'[{{"image_id": 1, "bbox": [1{"0" * 400}, 2, 3, 4]}}]', "box 0 has the bbox"),
+        ("a.csv", "x,y,w,h,frame\n1,2,3,4\n", "a.csv:2: there is no frame"),
+        ("a.json", '[{"image_id": 397133, "category_id": 1, "bbox": [1, 2, 3, 4]}]', "no camera has.*397133"),
+    ],
+)
+def test_odd_boxes_are_refused_in_a_sentence(tmp_path: Path, name: str, text: str, says: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(FileFormatError, match=says):
+        read_boxes(tmp_path / name, [Camera(numbers=(0, 1), stems={})], note=pytest.fail)
+
+
+def test_keypoints_of_yolo_are_not_taken_for_scores(tmp_path: Path) -> None:
+    (tmp_path / "img_1.txt").write_text("0 0.5 0.5 0.2 0.4 " + "0.1 0.2 2 " * 17)
+    with pytest.raises(FileFormatError, match="no keypoints"):
+        read_boxes(tmp_path, [Camera(numbers=(0, 1), stems={})], note=pytest.fail)
+
+
+def test_a_table_may_quote_its_names(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('"frame","x","y","w","h"\n"img_00.png",1,2,3,4\n')
+    camera = Camera(numbers=(0,), stems={"img_00": 0, "img_00.png": 0})
+    assert set(read_boxes(tmp_path / "a.csv", [camera], note=pytest.fail)["cam"].rows) == {0}
+
+
+def test_the_only_category_is_taken_as_people_and_told_unless_the_file_names_them(tmp_path: Path) -> None:
+    path, notes = tmp_path / "a.json", []
+    box = {"image_id": 0, "bbox": [1, 2, 3, 4]}
+    path.write_text(json.dumps([{**box, "category_id": 18}]))
+    assert set(read_boxes(path, [Camera(numbers=(0,), stems={})], note=notes.append)["cam"].rows) == {0}
+    assert "its only category, 18, is taken as people" in notes[0]
+    named = {"categories": [{"id": 7, "name": "person"}], "annotations": [{**box, "category_id": 18}]}
+    path.write_text(json.dumps(named))
+    with pytest.raises(FileFormatError, match="no boxes of people"):
+        read_boxes(path, [Camera(numbers=(0,), stems={})], note=pytest.fail)
