@@ -22,6 +22,7 @@ from benchmarks.lifting_models import RUNS_VARIABLE
 from simspine_jax.datasets import open_pictures
 from simspine_jax.detection.inference import Detector
 from simspine_jax.detection.models import DETECTORS
+from simspine_jax.detection.vitpose import ViTPoseOptions
 from simspine_jax.errors import SimspineError
 from simspine_jax.pictures import CROP_SIZE
 from simspine_jax.training.detector_evaluation import detect, detector_scores
@@ -39,12 +40,18 @@ WANTED = 0.9
 
 
 def overfit_run(name: str, steps: int, size: tuple[int, int] = CROP_SIZE) -> DetectorRun:
-    """A run of so many steps for one of `DETECTORS` on crops of a height and width, px."""
+    """A run of so many steps for one of `DETECTORS` on crops of a height and width, px.
+
+    A transformer's steps are smaller and none of its paths are dropped, which is against overfitting.
+    """
+    model, rate = replace(DETECTORS[name], size=size), 1e-3
+    if isinstance(model, ViTPoseOptions):
+        model, rate = replace(model, drop_path=0.0), 3e-4
     return DetectorRun(
         name=f"{name}_overfit",
-        model=replace(DETECTORS[name], size=size),
+        model=model,
         expected=Expected(minutes=10),
-        optimiser=DetectorOptimiser(learning_rate=1e-3, warmup=20, begin=0.6, clip=35.0),
+        optimiser=DetectorOptimiser(learning_rate=rate, warmup=20, begin=0.6, clip=35.0),
         data=PictureOptions(split=f"train[:{PICTURES}]"),
         curriculum=CurriculumOptions(stages=("plain",), switches=()),
         steps=steps,

@@ -116,6 +116,10 @@ class ChosenPictures(RecordSequence[Picture]):
         boxes = scored_boxes(self._pictures)
         return None if boxes is None else boxes[self.numbers]
 
+    def where(self, index: int) -> str:
+        """As the whole sequence calls it."""
+        return self._pictures.where(int(self.numbers[index]))
+
     def read(self, index: int, names: Sequence[str]) -> dict[str, Any]:
         """These fields of one record."""
         return self._pictures.read(int(self.numbers[index]), names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -14,7 +15,8 @@ from simspine_jax.arrays import Bool, Float, Int
 from simspine_jax.datasets.batches import MAX_SEED
 from simspine_jax.datasets.records import RecordSequence
 from simspine_jax.datasets.samples import Numbers
-from simspine_jax.errors import MissingDependencyError, ShapeError
+from simspine_jax.errors import FileFormatError, MissingDependencyError, ShapeError
+from simspine_jax.io.files import malformed
 from simspine_jax.pictures import OUTSIDE, Crop, Picture, top_down
 
 if TYPE_CHECKING:
@@ -83,7 +85,7 @@ def picture_batches(
     Raises:
         MissingDependencyError: Grain is not installed.
         ShapeError: the sizes can't be, or the seed is out of range.
-        FileFormatError: a picture can't be decoded; raised when it is reached.
+        FileFormatError: a picture can't be decoded, and which; raised when it is reached.
     """
     try:
         import grain
@@ -130,6 +132,10 @@ def crop_batches(
     return ready.batch(batch_size, drop_remainder=whole).__iter__()
 
 
+NumberedPicture = tuple[int, Picture, Callable[[], str]]
+"""A picture with its number, and what a sentence calls it."""
+
+
 class NumberedPictures:
     """Pictures with their numbers, as Grain's sources are.
 
@@ -144,14 +150,33 @@ class NumberedPictures:
     def __len__(self) -> int:
         return len(self._pictures)
 
-    def __getitem__(self, index: int) -> tuple[int, Picture]:
-        return self._first + int(index), self._pictures[int(index)]
+    def __getitem__(self, index: int) -> NumberedPicture:
+        where = partial(self._pictures.where, int(index))
+        return self._first + int(index), self._pictures[int(index)], where
 
 
-def _cropped(numbered: tuple[int, Picture], crop: Cropper, random: np.random.Generator) -> CropBatch:
+def named_crop(picture: Picture, where: Callable[[], str], crop: Callable[[Picture], Crop]) -> Crop:
+    """The crop of a picture, or a sentence that names what can't be decoded.
+
+    Args:
+        picture: that is cropped.
+        where: what a sentence calls it.
+        crop: makes the crop.
+
+    Raises:
+        FileFormatError: it can't be decoded.
+    """
+    try:
+        return crop(picture)
+    except FileFormatError:
+        what = f"its {len(picture.jpeg)} bytes can't be decoded as a picture"
+        raise malformed(where(), None, what, "a whole picture that OpenCV reads") from None
+
+
+def _cropped(numbered: NumberedPicture, crop: Cropper, random: np.random.Generator) -> CropBatch:
     """One picture as a batch has it, without the first dimension."""
-    index, picture = numbered
-    found = crop(picture, random)
+    index, picture, where = numbered
+    found = named_crop(picture, where, lambda picture: crop(picture, random))
     return CropBatch(
         found.pixels,
         found.keypoints,

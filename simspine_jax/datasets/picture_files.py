@@ -161,6 +161,10 @@ class PictureFiles(RecordSequence[Picture]):
     def __len__(self) -> int:
         return len(self.picture_of)
 
+    def where(self, index: int) -> str:
+        """The path of the picture."""
+        return place(self.paths[int(self.picture_of[index])])
+
     def read(self, index: int, names: Sequence[str]) -> dict[str, Any]:
         """These fields of one record; the file is read where ``jpeg`` is among them."""
         picture = int(self.picture_of[index])

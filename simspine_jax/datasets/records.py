@@ -53,6 +53,10 @@ class RecordSequence(Sequence[Record], Generic[Record]):
             FileFormatError: the record is damaged.
         """
 
+    def where(self, index: int) -> str:
+        """What a sentence calls one record."""
+        return f"{self.kind.__name__} {index}"
+
     @overload
     def __getitem__(self, index: int) -> Record: ...
     @overload
@@ -153,14 +157,18 @@ class StoredRecords(RecordSequence[Record]):
         except (RuntimeError, IndexError, OSError, DecodeError, ValueError, KeyError) as error:
             raise self._damaged(index, error) from error
 
-    def _damaged(self, index: int, error: Exception) -> FileFormatError:
+    def where(self, index: int) -> str:
+        """The record's file and its number there."""
         file = next(n for n, end in enumerate(self._ends) if index < end)
         record = index - ([0, *self._ends][file]) + self._skips[file]
-        what = " ".join(str(error).split())[:160] or type(error).__name__
-        return FileFormatError(
+        return (
             f"Record {record} of {place(self._files[file])} (number {index} of split {self._split} of "
-            f"{self._name}) is damaged ({what}); {self._mend}"
+            f"{self._name})"
         )
+
+    def _damaged(self, index: int, error: Exception) -> FileFormatError:
+        what = " ".join(str(error).split())[:160] or type(error).__name__
+        return FileFormatError(f"{self.where(index)} is damaged ({what}); {self._mend}")
 
 
 def default_data_dir() -> Path:

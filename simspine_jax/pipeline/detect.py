@@ -235,8 +235,8 @@ def _begun(out: Path, key: dict[str, str], force: bool, note: Note) -> dict[str,
     if not record and not force and (others := sum(1 for _ in _files_like_ours(out))):
         raise SimspineError(
             f"{place(out / KEYPOINTS)} holds {others} files of keypoints, and {RECORD} beside it, which "
-            "would say whose they are, is damaged or not there; valid is another folder, or to force that they "
-            "are taken away (--force)"
+            "would say whose they are, is damaged or not there; valid is another folder, or to force that "
+            "they are taken away (--force)"
         )
     if record:
         why = "--force" if force else "detector, boxes, pictures or version changed since the last run"

@@ -39,6 +39,8 @@ class Detected:
         area: ``[N]`` of what is seen of the person, px^2; NaN where it is not known.
         side: ``[N]`` shorter side of the person's box, px, by which PCK and AUC divide.
         picture: ``[N]`` the number of each one's picture; several people may share one.
+        record: ``[N]`` the number of each one in the set; None where all of the set are here.
+        left_out: sentences about the others, whose pictures can't be read.
     """
 
     found: NDArray[np.float64]
@@ -49,6 +51,8 @@ class Detected:
     area: NDArray[np.float32]
     side: NDArray[np.float32]
     picture: NDArray[np.int64]
+    record: NDArray[np.int64] | None = None
+    left_out: tuple[str, ...] = ()
 
 
 def oks_by_subset(detected: Detected) -> dict[str, OksScores]:

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -24,10 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simspine_jax.datasets import PictureSequence
+from simspine_jax.datasets.picture_batches import named_crop
 from simspine_jax.datasets.picture_files import picture_numbers, scored_boxes
 from simspine_jax.detection.codecs import picture_keypoints
 from simspine_jax.detection.inference import Detector
-from simspine_jax.errors import ShapeError
+from simspine_jax.errors import FileFormatError, ShapeError
 from simspine_jax.io.files import atomic_write, make_folder
 from simspine_jax.metrics.keypoints2d import (
     AUC_CEILING,
@@ -82,6 +84,7 @@ class DetectorScores:
         people: that were compared.
         pictures: that they are in.
         with_area: people that AP and AR are of.
+        left_out: people whose pictures can't be read.
     """
 
     oks: dict[str, OksScores]
@@ -91,12 +94,15 @@ class DetectorScores:
     people: int
     pictures: int
     with_area: int
+    left_out: int = 0
 
 
 def detect(
     detector: Detector, pictures: PictureSequence, *, progress: Callable[[int], object] | None = None
 ) -> Detected:
     """Finds the keypoints of every person in pictures, by the person's box.
+
+    People whose pictures can't be read or decoded are left out, and told in ``left_out``.
 
     Args:
         detector: trained.
@@ -105,32 +111,55 @@ def detect(
 
     Raises:
         ShapeError: there are no pictures.
-        FileFormatError: a picture can't be decoded.
+        FileFormatError: none of the pictures can be read.
     """
     if not len(pictures):
         raise ShapeError("There are no pictures to find keypoints in; valid is one or more")
     parts: list[dict[str, NDArray]] = []
-    ahead = _crops(pictures, detector.size, detector.codec.udp)
-    while batch := list(itertools.islice(ahead, BATCH)):
+    left_out: list[str] = []
+
+    def usable() -> Iterator[_Person]:
+        for found in _crops(pictures, detector.size, detector.codec.udp):
+            if not isinstance(found, str):
+                yield found
+                continue
+            left_out.append(found)
+            if progress is not None:
+                progress(1)
+
+    people = usable()
+    while batch := list(itertools.islice(people, BATCH)):
         parts.append(_detected(detector, batch))
         if progress is not None:
             progress(len(batch))
+    if not parts:
+        raise FileFormatError(f"None of the {len(pictures)} pictures can be read; the first: {left_out[0]}")
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    record = columns["record"]
     boxes = scored_boxes(pictures)
-    side = shorter_side(jnp.asarray(columns["box"] if boxes is None else boxes))
-    return Detected(**columns, side=np.asarray(side), picture=picture_numbers(pictures))
+    side = shorter_side(jnp.asarray(columns["box"] if boxes is None else boxes[record]))
+    numbers = picture_numbers(pictures)[record]
+    return Detected(**columns, side=np.asarray(side), picture=numbers, left_out=tuple(left_out))
 
 
-def _crops(pictures: PictureSequence, size: tuple[int, int], udp: bool) -> Iterator[tuple[Picture, Crop]]:
-    """Pictures in order with their crops, made ahead by threads."""
+_Person = tuple[int, Picture, Crop]
+"""The number of a record, itself and its crop."""
 
-    def made(index: int) -> tuple[Picture, Crop]:
-        picture = pictures[index]
-        return picture, top_down(picture, size, udp=udp)
+
+def _crops(pictures: PictureSequence, size: tuple[int, int], udp: bool) -> Iterator[_Person | str]:
+    """People in order with their crops, made ahead by threads, or why a picture can't be read."""
+
+    def made(index: int) -> _Person | str:
+        try:
+            picture = pictures[index]
+            where = partial(pictures.where, index)
+            return index, picture, named_crop(picture, where, partial(top_down, size=size, udp=udp))
+        except FileFormatError as error:
+            return str(error)
 
     rest = iter(range(len(pictures)))
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        waiting: deque[Future[tuple[Picture, Crop]]] = deque(
+        waiting: deque[Future[_Person | str]] = deque(
             pool.submit(made, i) for i in itertools.islice(rest, AHEAD)
         )
         while waiting:
@@ -139,9 +168,9 @@ def _crops(pictures: PictureSequence, size: tuple[int, int], udp: bool) -> Itera
             yield done
 
 
-def _detected(detector: Detector, batch: list[tuple[Picture, Crop]]) -> dict[str, NDArray]:
+def _detected(detector: Detector, batch: list[_Person]) -> dict[str, NDArray]:
     """Of one batch, by `Detected`'s names; it is filled up so that all share a compiled program."""
-    pictures, crops = zip(*batch, strict=True)
+    records, pictures, crops = zip(*batch, strict=True)
     filled = [*crops, *itertools.repeat(crops[-1], BATCH - len(crops))]
     found = detector(np.stack([crop.pixels for crop in filled]))
     count = len(batch)
@@ -155,6 +184,7 @@ def _detected(detector: Detector, batch: list[tuple[Picture, Crop]]) -> dict[str
         "labelled": seen & np.isfinite(true).all(-1),
         "box": np.stack([picture.box for picture in pictures]),
         "area": np.array([picture.area for picture in pictures], np.float32),
+        "record": np.array(records, np.int64),
     }
 
 
@@ -181,6 +211,7 @@ def detector_scores(detected: Detected) -> DetectorScores:
         len(detected.box),
         len(np.unique(detected.picture)),
         int(np.isfinite(detected.area).sum()),
+        len(detected.left_out),
     )
 
 
@@ -221,6 +252,11 @@ def detector_table(run: DetectorRun, scores: DetectorScores, *, split: str, sour
         f"CocoMetric they are ranked by the mean score of their keypoints above {LEAST_SCORE:g}, and of "
         f"detections in a picture with an OKS above {MOST_ALIKE:g} one counts.",
         "Crops are of true boxes, with flip test.",
+        *(
+            [f"{scores.left_out} people, whose pictures can't be read, are left out."]
+            if scores.left_out
+            else []
+        ),
         f"Config {run.name}, {steps} steps, seed {run.seed}; commit {commit()}.",
     )
     return Table(
@@ -245,11 +281,12 @@ def draw_detections(pictures: PictureSequence, detected: Detected, folder: Path)
     Raises:
         SimspineError: the folder can't be written.
     """
-    count = min(SHEET_PICTURES, len(pictures))
+    people = len(detected.found)
+    records = np.arange(people) if detected.record is None else detected.record
     tiles: list[NDArray[np.uint8]] = []
-    for index in np.linspace(0, len(pictures) - 1, count).round().astype(int).tolist():
-        picture, crop = pictures[index], top_down(pictures[index])
-        found = detected.found[index]
+    for row in np.linspace(0, people - 1, min(SHEET_PICTURES, people)).round().astype(int).tolist():
+        picture = pictures[int(records[row])]
+        crop, found = top_down(picture), detected.found[row]
         seen = np.where(np.isfinite(found).all(-1), VISIBLE, OUTSIDE).astype(np.int32)
         for keypoints, visibility in ((picture.keypoints_2d, picture.visibility), (found, seen)):
             tiles.append(_tile(picture, crop, keypoints, visibility))
