@@ -689,7 +689,10 @@ def _view_fit(arguments: argparse.Namespace) -> int:
     sizes = read_sizes(arguments.fit)
     motion = read_motion_npz(arguments.fit)
     loaded = open_spine(arguments)[0]
-    view = fitted_view(loaded.model, motion, *sizes)
+    try:
+        view = fitted_view(loaded.model, motion, *sizes)
+    except ShapeError as error:
+        raise ShapeError(f"{arguments.fit}: {error}") from None
     if arguments.out is None:
         serve_fit(loaded, view, arguments.port)
     else:

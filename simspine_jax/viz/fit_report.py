@@ -6,7 +6,7 @@ import html
 import os
 from collections.abc import Iterator, Mapping
 
-from simspine_jax.pipeline.fit_results import SHARE, FittedMotion, FittedSubject
+from simspine_jax.pipeline.fit_results import SHARE, FittedLumbar, FittedMotion, FittedSubject
 from simspine_jax.statistics import SYNTHETIC_NOTICE, counted
 from simspine_jax.tables import Table, format_table
 from simspine_jax.viz.fit_figure import fit_figure, interval_mm, lengths_figure
@@ -47,6 +47,8 @@ def write_fit_report(
         "Data": source,
     }
     sections = {"Segment lengths": _lengths(result, source), "Not seen by these cameras": _unseen(result)}
+    if result.lumbar is not None:
+        sections["Lumbar levels"] = _lumbar(result.lumbar, source)
     sections |= dict(_angles(result, motions))
     synthetic = (SYNTHETIC_NOTICE,) if any(trial.truth_mpjpe_mm for trial in result.trials) else ()
     notices = (*synthetic, *result.doubts)
@@ -87,6 +89,24 @@ def _unseen(result: FittedSubject) -> str:
     names = "".join(f"<li>{html.escape(name)}</li>" for name in result.unseen)
     told = "Of these free coordinates the data tell next to nothing; they are where their priors have them."
     return f"{_paragraph(told)}<ul>{names}</ul>\n"
+
+
+def _lumbar(found: FittedLumbar, source: str) -> str:
+    are = "free" if found.treatment == "free" else "in a rhythm of their own"
+    told = [f"The levels are {are}; {found.verdict}."]
+    if found.log_bayes_factor is not None:
+        factor = f"{found.log_bayes_factor:.1f}"
+        told.append(f"The logarithm of the Bayes factor against the model's rhythm is {factor}.")
+    if found.unmarked:
+        names = ", ".join(found.unmarked)
+        told.append(f"Without a marker, so that the levels next to them are told apart by little: {names}.")
+    text = "".join(map(_paragraph, told))
+    if not found.levels:
+        return text
+    rows = tuple((x.name, x.share, x.std, x.model_share, x.prior_std) for x in found.levels)
+    title = "Shares of the lumbar motion; where both deviations are alike, nothing was learned"
+    columns = ("Level", "Share", "Deviation", "The model's share", "Deviation beforehand")
+    return text + format_table(Table("lumbar", title, columns, rows, (0, 3, 3, 3, 3), source), "html")
 
 
 def _angles(result: FittedSubject, motions: Mapping[str, FittedMotion]) -> Iterator[tuple[str, str]]:

@@ -25,6 +25,9 @@ LEAST = 0.3
 RATE_HZ = 25.0
 """Of videos of pictures whose rate nobody said."""
 
+LEAST_RATE_HZ, MOST_RATE_HZ = 0.01, 65535.0
+"""Of videos: MPEG-4 has fractions of numbers up to the latter, and OpenCV's have up to three decimals."""
+
 QUALITY = 90
 """Of JPEG files."""
 
@@ -98,6 +101,23 @@ def write_overlay_pictures(folder: Path, camera: Camera, people: People, threads
     return count
 
 
+def video_rate(rate_hz: float | None) -> float:
+    """The rate of a video in MPEG-4: the nearest that it can have; `RATE_HZ` where nobody said one.
+
+    Raises:
+        SimspineError: there is none that is near.
+    """
+    if rate_hz is None:
+        return RATE_HZ
+    if not LEAST_RATE_HZ <= rate_hz <= MOST_RATE_HZ:
+        raise SimspineError(
+            f"A video can't have {rate_hz:.9g} frames per second; valid is {LEAST_RATE_HZ:g} to "
+            f"{MOST_RATE_HZ:g}"
+        )
+    decimals = next(n for n in (3, 2, 1, 0) if round(rate_hz, n) * 10**n <= MOST_RATE_HZ)
+    return round(rate_hz, decimals)
+
+
 def write_overlay_video(
     path: Path, camera: Camera, people: People, rate_hz: float | None, threads: int = 1
 ) -> int:
@@ -109,15 +129,15 @@ def write_overlay_video(
         path: of the file, in ``.mp4``.
         camera: whose frames are read once more.
         people: of each frame.
-        rate_hz: frames per second; None for `RATE_HZ`.
+        rate_hz: frames per second, of which it gets the `video_rate`.
         threads: that read.
 
     Raises:
-        SimspineError: the file can't be written.
+        SimspineError: the file can't be written, or no video has such a rate.
     """
     make_folder(path.parent)
     temporary = path.with_name(f".{uuid.uuid4().hex}.mp4")
-    video = _Video(temporary, rate_hz or RATE_HZ)
+    video = _Video(temporary, video_rate(rate_hz))
     try:
         with closing(camera.frames(threads=threads)) as frames:
             for frame in frames:

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from simspine_jax.pipeline.fit_results import FittedLength, FittedMotion, FittedSubject
+from simspine_jax.pipeline.fit_results import (
+    FittedLength,
+    FittedLevel,
+    FittedLumbar,
+    FittedMotion,
+    FittedSubject,
+)
 from simspine_jax.pipeline.simulate import summarise
 from simspine_jax.pipeline.stages import SubjectSize
 from simspine_jax.skeleton import LUMBAR_LEVELS
@@ -147,3 +153,16 @@ def test_a_model_without_a_spine_has_a_report_too(tmp_path: Path) -> None:
     bare = replace(motion(), angle_names=(), angles=np.zeros((12, 0)), angles_std=np.zeros((12, 0)))
     write_fit_report(tmp_path / "report.html", result, {result.trials[0].name: bare})
     assert "no spine to measure angles of" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_report_has_the_lumbar_levels_where_they_were_let_go(tmp_path: Path) -> None:
+    level = FittedLevel("L4_L5_FE", 0.21, 0.03, 0.25, 0.075)
+    found = FittedLumbar("rhythm", -10.0, -4.5, 5.5, "evidence <against> it", ("lumbar2",), (level,))
+    path = tmp_path / "report.html"
+    for lumbar in (found, replace(found, treatment="free", log_bayes_factor=None, levels=())):
+        write_fit_report(path, subject(lumbar=lumbar), {subject().trials[0].name: motion()})
+        text = path.read_text(encoding="utf-8")
+        assert "evidence &lt;against&gt; it" in text
+        assert ("Bayes factor against the model&#x27;s rhythm is 5.5" in text) == (lumbar is found)
+        assert all((f">{cell}</td>" in text) == (lumbar is found) for cell in ("0.210", "0.030", "0.075"))
+        assert "are told apart by little: lumbar2" in text
