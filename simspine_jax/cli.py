@@ -37,7 +37,7 @@ from simspine_jax.cli_training import (
     lift,
     train,
 )
-from simspine_jax.errors import FileFormatError, SimspineError, listed, misspelt
+from simspine_jax.errors import FileFormatError, ShapeError, SimspineError, listed, misspelt
 
 if TYPE_CHECKING:
     import numpy as np
