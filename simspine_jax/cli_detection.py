@@ -62,7 +62,7 @@ def detect(arguments: argparse.Namespace, note: Note) -> int:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     from simspine_jax.io.video import common_rate, find_cameras
-    from simspine_jax.pipeline.detect import camera_folder, run_detection, write_coco
+    from simspine_jax.pipeline.detect import camera_folder, note_made, run_detection, write_coco
     from simspine_jax.pipeline.detectors import open_detector
 
     found = find_cameras(arguments.input)
@@ -71,6 +71,8 @@ def detect(arguments: argparse.Namespace, note: Note) -> int:
     for reason in found.failed:
         print(f"simspine: error: {reason}", file=sys.stderr)
     rate = common_rate(found.cameras, arguments.rate)
+    if arguments.video:
+        _check_video(rate, note)
     plan = _plan(arguments, found.cameras, note)
     finder = open_detector(
         arguments.weights, arguments.detector, arguments.order, flip=not arguments.no_flip, note=note
@@ -80,6 +82,7 @@ def detect(arguments: argparse.Namespace, note: Note) -> int:
             found.cameras, finder, arguments.out, plan,
             rate_hz=rate, force=arguments.force, progress=progress, note=say,
         )  # fmt: skip
+    note_made(arguments.out, _to_make(arguments, [camera.name for camera in found.cameras]))
     written = [camera_folder(arguments.out, camera.name).parent for camera in found.cameras[:1]]
     if arguments.coco:
         written += write_coco(arguments.out, [camera.name for camera in found.cameras])
@@ -113,6 +116,25 @@ def _plan(arguments: argparse.Namespace, cameras: Sequence[Camera], note: Note) 
         return BoxPlan(arguments.boxes, batch=batch)
     score = LEAST_SCORE if arguments.box_score is None else arguments.box_score
     return BoxPlan(read_boxes(Path(arguments.boxes), cameras, note=note), score, batch)
+
+
+def _check_video(rate: float | None, note: Note) -> None:
+    """Refuses a rate that no video has, and tells which one it gets where nobody said any."""
+    from simspine_jax.viz.overlay import video_rate
+
+    plays = video_rate(rate)
+    if rate is None:
+        note(f"videos in {OVERLAY} play at {plays:g} frames per second, as no file says the rate, nor --rate")
+
+
+def _to_make(arguments: argparse.Namespace, names: Sequence[str]) -> list[Path]:
+    """What is written beside OpenPose's files, from the output on."""
+    from simspine_jax.pipeline.detect import COCO
+
+    kinds = (
+        (arguments.coco, COCO, ".json"), (arguments.video, OVERLAY, ".mp4"), (arguments.pictures, OVERLAY, "")
+    )  # fmt: skip
+    return [Path(folder, f"{name}{end}") for wanted, folder, end in kinds if wanted for name in names]
 
 
 @contextmanager

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 Note = Callable[[str], None]
 
+SPLIT = "test"
+"""Of the sets that have splits, where none is given."""
+
 RUNS = Path("runs")
 """Where trainings go that are not told where."""
 
@@ -50,7 +53,7 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """What ``simspine evaluate`` takes."""
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="folder of a training")
-    parser.add_argument("--split", default="test", metavar="S", help="of the dataset (test)")
+    parser.add_argument("--split", metavar="S", help="of a set that has splits (test)")
     parser.add_argument("--input", choices=("detected", "truth"), help=(
         "2D keypoints of a lifter (those of the training)"))  # fmt: skip
     parser.add_argument("--on", metavar="SET", help=(
@@ -239,18 +242,20 @@ def _lifter_table(arguments: argparse.Namespace, note: Note) -> Table:
             )
     run, model, steps = _load(arguments.checkpoint, note)
     run = replace(run, data=replace(run.data, source=arguments.input or run.data.source))
-    clips = open_clips(run.data.config, arguments.split, arguments.data_dir)
+    split = arguments.split or SPLIT
+    clips = open_clips(run.data.config, split, arguments.data_dir)
     scores = errors_of(run, model, clips)
     source = f"simspine/{run.data.config}" + (" (synthetic)" if run.data.target == "truth" else "")
     if arguments.errors:
-        what = f"{source}, split {arguments.split}, {run.data.source} 2D keypoints"
+        what = f"{source}, split {split}, {run.data.source} 2D keypoints"
         write_errors(arguments.checkpoint / FILE, lifter_errors(run, model, clips, source=what))
-    return score_table(run, scores, split=arguments.split, source=source, steps=steps)
+    return score_table(run, scores, split=split, source=source, steps=steps)
 
 
 def _detector_table(arguments: argparse.Namespace, note: Note) -> Table:
     from tqdm import tqdm
 
+    from simspine_jax.datasets.picture_files import told_problems
     from simspine_jax.detection.inference import Detector
     from simspine_jax.training.detector_evaluation import (
         detect,
@@ -265,29 +270,37 @@ def _detector_table(arguments: argparse.Namespace, note: Note) -> Table:
     if arguments.input is not None:
         raise SimspineError("--input was given for a detector, which finds 2D keypoints; valid is a lifter")
     run, model, steps = load_trained_detector(arguments.checkpoint, note=note)
-    source, pictures = _pictures(run, arguments, note)
+    source, split, pictures = _pictures(run, arguments, note)
     with tqdm(total=len(pictures), unit="picture", disable=not sys.stderr.isatty()) as bar:
         found = detect(Detector.of(model, run.model, run.pixels), pictures, progress=bar.update)
+    for sentence in told_problems(found.left_out):
+        note(sentence)
     if arguments.pictures is not None:
         print(f"{draw_detections(pictures, found, arguments.pictures)}: truth at the left of each pair")
-    return detector_table(run, detector_scores(found), split=arguments.split, source=source, steps=steps)
+    return detector_table(run, detector_scores(found), split=split, source=source, steps=steps)
 
 
-def _pictures(run: DetectorRun, arguments: argparse.Namespace, note: Note) -> tuple[str, PictureSequence]:
-    """What a detector is evaluated on, in words and itself."""
+def _pictures(
+    run: DetectorRun, arguments: argparse.Namespace, note: Note
+) -> tuple[str, str | None, PictureSequence]:
+    """What a detector is evaluated on, in words, its split if it has any, and itself."""
     from simspine_jax.datasets import open_pictures
     from simspine_jax.datasets.sources import SourceText, open_source
 
-    text = arguments.on or run.data.source
+    text, split = arguments.on or run.data.source, arguments.split or SPLIT
     if text is None:
         name = f"simspine/{run.data.config}"
-        return name, open_pictures(run.data.config, arguments.split, arguments.data_dir)
+        return name, split, open_pictures(run.data.config, split, arguments.data_dir)
     source = SourceText.of(text)
     if arguments.on is None and not source.has_splits:
         raise SimspineError(
             f"{text}, which it was trained on, has no test split; valid is another set, by --on"
         )
-    return text, open_source(source, arguments.split, data_dir=arguments.data_dir, note=note)
+    if arguments.split is not None and not source.has_splits:
+        own = "names its split itself" if source.own_split else "has no splits"
+        raise SimspineError(f"--split has no effect on {text}, which {own}; valid is to leave it out")
+    pictures = open_source(source, split, data_dir=arguments.data_dir, note=note)
+    return text, split if source.has_splits else source.own_split, pictures
 
 
 def lift(arguments: argparse.Namespace, note: Note) -> int:

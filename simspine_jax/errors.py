@@ -18,8 +18,12 @@ MISSPELT = 0.8
 
 def one_line(text: str, limit: int = 300) -> str:
     """Another program's message as one printable line of at most ``limit`` characters."""
-    words = " ".join(text.split())
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)
+    return printable(" ".join(text.split()), limit)
+
+
+def printable(text: str, limit: int = 300) -> str:
+    """The text cut to ``limit`` characters, with those that can't be seen escaped."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return shown if len(shown) <= limit else shown[:limit] + "…"
 
 
@@ -66,10 +70,10 @@ class UnknownNameError(SimspineError):
 
     def __init__(self, kind: str, name: str, where: str, valid: Iterable[str]):
         names = list(valid)
-        shown = ", ".join(names[:60]) + (", …" if len(names) > 60 else "")
+        shown = ", ".join(map(printable, names[:60])) + (", …" if len(names) > 60 else "")
         near = nearest(name, names)
-        has = "it has" if near is None else f"did you mean '{near}'? It has"
-        super().__init__(f"{kind} '{name}' is not in {where}; {has}: {shown or 'none'}")
+        has = "it has" if near is None else f"did you mean '{printable(near)}'? It has"
+        super().__init__(f"{kind} '{printable(name)}' is not in {where}; {has}: {shown or 'none'}")
 
 
 class ShapeError(SimspineError):

@@ -139,7 +139,8 @@ def _category_columns(source: _Source, category: Mapping[str, Any]) -> NDArray[n
     if set(plain) != set(valid):
         odd = [name for name in plain if name not in valid] or [n for n, c in Counter(plain).items() if c > 1]
         lacking = [name for name in valid if name not in plain]
-        what = f"{title} has the keypoints {listed(odd)} and lacks {listed(lacking)}"
+        told = listed([one_line(name, 60) for name in odd])
+        what = f"{title} has the keypoints {told} and lacks {listed(lacking)}"
         source.refuse(what, _VALID_KEYPOINTS)
     return np.array([KEYPOINT_NAMES.index(name) for name in plain])
 

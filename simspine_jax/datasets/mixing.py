@@ -10,7 +10,7 @@ over the set, so that neighbouring frames of a video don't come together.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -115,6 +115,11 @@ class ChosenPictures(RecordSequence[Picture]):
         """As in `PictureFiles`."""
         boxes = scored_boxes(self._pictures)
         return None if boxes is None else boxes[self.numbers]
+
+    def known(self) -> Iterator[bytes]:
+        """Of the whole sequence, and which of it these are."""
+        yield from self._pictures.known()
+        yield self.numbers.tobytes()
 
     def where(self, index: int) -> str:
         """As the whole sequence calls it."""

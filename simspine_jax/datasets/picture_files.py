@@ -19,7 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from simspine_jax.datasets.records import RecordSequence
+from simspine_jax.datasets.records import RecordSequence, bytes_of
 from simspine_jax.errors import FileFormatError, MissingDependencyError, one_line
 from simspine_jax.io.files import malformed, place, read_bytes
 from simspine_jax.pictures import Picture, decode_jpeg
@@ -161,6 +161,16 @@ class PictureFiles(RecordSequence[Picture]):
     def __len__(self) -> int:
         return len(self.picture_of)
 
+    def known(self) -> Iterator[bytes]:
+        """All that is known of people and pictures, and the pictures' names."""
+        yield "\n".join(path.name for path in self.paths).encode(errors="surrogateescape")
+        yield bytes_of(self.picture_of)
+        yield bytes_of(self.scored_boxes)
+        for columns in (self._of_pictures, self._of_people):
+            for name, column in sorted(columns.items()):
+                yield name.encode()
+                yield bytes_of(column)
+
     def where(self, index: int) -> str:
         """The path of the picture."""
         return place(self.paths[int(self.picture_of[index])])
@@ -207,7 +217,7 @@ def scored_boxes(people: RecordSequence[Picture]) -> NDArray[np.float32] | None:
     return people.scored_boxes if isinstance(people, PeopleInPictures) else None
 
 
-def told_problems(problems: Sequence[Problem], limit: int = 5) -> list[str]:
+def told_problems(problems: Sequence[Problem | str], limit: int = 5) -> list[str]:
     """Sentences about problems: the first of them, and how many more there are."""
     more = len(problems) - limit
     return [*map(str, problems[:limit]), *([f"{more} more files are left out"] if more > 0 else [])]

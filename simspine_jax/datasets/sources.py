@@ -63,6 +63,11 @@ class SourceText:
         """Whether ``train`` and ``test`` are two parts of it; else it is the same in both."""
         return self.kind == H36M or (self.kind == TFDS and len(self.parts) == 1)
 
+    @property
+    def own_split(self) -> str | None:
+        """The split that the line itself names."""
+        return self.parts[1] if self.kind == TFDS and len(self.parts) > 1 else None
+
 
 def open_source(
     source: SourceText,

@@ -12,9 +12,11 @@ published weights: ``--config spinepose_m_ft --weights W``.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,16 +24,17 @@ import numpy as np
 
 from simspine_jax.datasets import PictureSequence
 from simspine_jax.datasets.mixing import MixOptions, PictureMix
+from simspine_jax.datasets.picture_files import told_problems
 from simspine_jax.detection.inference import Detector
 from simspine_jax.errors import FileFormatError, SimspineError, one_line
 from simspine_jax.io.files import atomic_write, make_folder, place, read_text
 from simspine_jax.tables import Table, format_table
-from simspine_jax.training.checkpoints import Note
+from simspine_jax.training.checkpoints import FOLDER, Note, hashes_of, saved_steps
 from simspine_jax.training.detector_evaluation import detect, detector_scores
-from simspine_jax.training.detector_run import MODELS, DetectorRun
+from simspine_jax.training.detector_run import MODELS, DetectorRun, read_detector_run
 from simspine_jax.training.detectors import train_detector
 from simspine_jax.training.evaluation import commit
-from simspine_jax.training.loop import Progress
+from simspine_jax.training.loop import RUN_FILE, Progress
 from simspine_jax.training.run import run_to_json
 
 MODES: tuple[Literal["batch", "epoch"], ...] = ("batch", "epoch")
@@ -54,6 +57,16 @@ class Domain:
     name: str
     train: PictureSequence
     test: PictureSequence
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What it is, as JSON's types."""
+        return {
+            "name": self.name,
+            "train": len(self.train),
+            "test": len(self.test),
+            "sha256": [self.train.digest(), self.test.digest()],
+        }
 
 
 @dataclass(frozen=True)
@@ -172,12 +185,20 @@ class MixingStudy:
             "mode": cell.mode,
             "fraction": cell.fraction,
             "share": self.share,
-            "weights": None if self.weights is None else str(self.weights),
-            **{
-                name: {"name": d.name, "train": len(d.train), "test": len(d.test)}
-                for name, d in (("first", self.first), ("second", self.second))
-            },
+            "weights": self._about_weights,
+            "first": self.first.about,
+            "second": self.second.about,
         }
+
+    @cached_property
+    def _about_weights(self) -> dict[str, str] | None:
+        if self.weights is None:
+            return None
+        run = read_detector_run(self.weights / RUN_FILE)  # refuses what is no training
+        steps = saved_steps(self.weights / FOLDER)
+        files = {} if not steps else hashes_of(self.weights / FOLDER / str(steps[-1]))
+        told = json.dumps([run_to_json(run, MODELS), files], sort_keys=True)
+        return {"folder": str(self.weights), "sha256": hashlib.sha256(told.encode()).hexdigest()}
 
 
 def run_cell(
@@ -205,7 +226,7 @@ def run_cell(
         study.run, mix, own / TRAINING, start=study.weights, progress=progress, note=note
     )
     detector = Detector.of(trained.model, study.run.model, study.run.pixels)
-    found = _scores(detector, study, cell, len(mix.second), trained.steps)
+    found = _scores(detector, study, cell, len(mix.second), trained.steps, note)
     with atomic_write(own / SCORES_FILE) as file:
         json.dump(_plain(found), file, indent=1)
         file.write("\n")
@@ -233,9 +254,13 @@ def _check_cell(path: Path, about: dict[str, Any]) -> None:
         )
 
 
-def _scores(detector: Detector, study: MixingStudy, cell: Cell, pictures: int, steps: int) -> CellScores:
-    oks = detector_scores(detect(detector, study.first.test)).oks
-    auc = detector_scores(detect(detector, study.second.test)).auc
+def _scores(
+    detector: Detector, study: MixingStudy, cell: Cell, pictures: int, steps: int, note: Note
+) -> CellScores:
+    first, second = (detect(detector, domain.test) for domain in (study.first, study.second))
+    for sentence in (*told_problems(first.left_out), *told_problems(second.left_out)):
+        note(sentence)
+    oks, auc = detector_scores(first).oks, detector_scores(second).auc
     return CellScores(
         cell.mode, cell.fraction, pictures, steps, oks["body"].ap, oks["body"].ar, oks["spine"].ap,
         oks["spine"].ar, auc["all"], auc["spine"],

@@ -18,6 +18,7 @@ camera has, those of frames that it doesn't have, and COCO's crowds.
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import re
@@ -32,7 +33,7 @@ from numpy.typing import NDArray
 from simspine_jax.errors import UnknownNameError, one_line
 from simspine_jax.io.files import filled_lines, malformed, place, read_text, shown
 
-PERSON = 1
+PERSON, PERSON_NAME = 1, "person"
 """COCO's category."""
 
 YOLO_CELLS = 7
@@ -325,19 +326,24 @@ def _coco_parts(path: Path, document: Any) -> tuple[list[dict[str, Any]], dict[A
 
 
 def _people_of(path: Path, document: Any, entries: Sequence[Mapping[str, Any]], note: Note) -> Any:
-    """The category that the file calls person, else the only one, else COCO's."""
-    named = document.get("categories") if isinstance(document, dict) else None
-    for category in named if isinstance(named, list) else []:
-        if isinstance(category, dict) and category.get("name") == "person":
+    """The category that the file calls person, else the only one, which is told, else COCO's."""
+    listed = document.get("categories") if isinstance(document, dict) else None
+    categories = [c for c in listed if isinstance(c, dict)] if isinstance(listed, list) else []
+    for category in categories:
+        if category.get("name") == PERSON_NAME:
             return category.get("id")
     kinds = {entry["category_id"] for entry in entries if isinstance(entry.get("category_id"), int)}
     if len(kinds) != 1:
         return PERSON
     (only,) = kinds
-    if only not in (YOLO_PERSON, PERSON):
+    names = [
+        str(category["name"]) for category in categories if category.get("id") == only and "name" in category
+    ]
+    if names or only not in (YOLO_PERSON, PERSON):
+        called = f"{only}, called {shown(names[0])}," if names else f"{only},"
         note(
-            f"{place(path)}: its only category, {only}, is taken as people; COCO's number for them is "
-            f"{PERSON}"
+            f"{place(path)}: its only category, {called} is taken as people; COCO's is {PERSON}, called "
+            f"'{PERSON_NAME}'"
         )
     return only
 
@@ -397,10 +403,15 @@ def _read_table(path: Path, cameras: Sequence[BoxCamera], note: Note) -> dict[st
 
 
 def _cells(text: str) -> list[str]:
-    for sign in (",", ";", "\t"):
-        if sign in text:
-            return [cell.strip().strip('"') for cell in text.split(sign)]
-    return [cell.strip('"') for cell in text.split()]
+    """A line's cells; those in quotes, as R writes names, may hold the sign between them."""
+    sign = next((sign for sign in (",", ";", "\t") if sign in text), None)
+    if sign is None:
+        return [cell.strip('"') for cell in text.split()]
+    try:
+        (cells,) = csv.reader([text], delimiter=sign, skipinitialspace=True)
+    except csv.Error:  # a cell of more than csv's limit
+        cells = text.split(sign)
+    return [cell.strip() for cell in cells]
 
 
 def _is_number(text: str) -> bool:

@@ -195,8 +195,8 @@ def run_detection(
         "boxes_sha256": plan.digest,
         "pictures_sha256": _digest(cameras),
     }
-    record = _begun(out, key, force, note)
     names, n_new = [camera.name for camera in cameras], 0
+    record = _begun(out, key, names, force, note)
     done = {name: _numbers_done(out, name) for name in names}
     for sentence in record["faults"]:
         note(sentence)
@@ -227,34 +227,53 @@ def run_detection(
     )
 
 
-def _begun(out: Path, key: dict[str, str], force: bool, note: Note) -> dict[str, Any]:
+def _begun(out: Path, key: dict[str, str], names: Sequence[str], force: bool, note: Note) -> dict[str, Any]:
     """The record of the same run, or a new one, before which the frames of another are taken away."""
     record = _record(out)
     if record.get("inputs") == key and not force:
-        return record | {"faults": record.get("faults", [])}
-    if not record and not force and (others := sum(1 for _ in _files_like_ours(out))):
-        raise SimspineError(
-            f"{place(out / KEYPOINTS)} holds {others} files of keypoints, and {RECORD} beside it, which "
-            "would say whose they are, is damaged or not there; valid is another folder, or to force that "
-            "they are taken away (--force)"
-        )
+        return record
+    if not record and not force:
+        _check_foreign(out)
     if record:
         why = "--force" if force else "detector, boxes, pictures or version changed since the last run"
         note(f"all frames are done anew: {why}")
-    _forget(out)
-    record = {"format": FORMAT, "inputs": key, "confidence": CONFIDENCE, "sizes": {}, "faults": [],
-              "complete": False}  # fmt: skip
+    _forget(out, record)
+    record = {"format": FORMAT, "inputs": key, "confidence": CONFIDENCE, "cameras": list(names), "sizes": {},
+              "faults": [], "made": [], "complete": False}  # fmt: skip
     write_json(out / RECORD, record)
     return record
 
 
+def _check_foreign(out: Path) -> None:
+    """Refuses to take away what no record of ours tells of."""
+    others, there = sum(1 for _ in _files_like_ours(out)), (out / RECORD).exists()
+    state = "is damaged or of another program" if there else "is not there"
+    if others:
+        raise SimspineError(
+            f"{place(out / KEYPOINTS)} holds {others} files of keypoints, and {RECORD} beside it, which "
+            f"would say whose they are, {state}; valid is another folder, or to force that they are taken "
+            "away (--force)"
+        )
+    if there:
+        raise SimspineError(
+            f"{place(out / RECORD)} {state}; valid is another folder, or to force that it is replaced "
+            "(--force)"
+        )
+
+
 def _record(out: Path) -> dict[str, Any]:
-    """The record of the last run; empty where there is none of ours."""
+    """The record of the last run; empty where there is none of ours, or a damaged one."""
     try:
         record = json.loads((out / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return record if isinstance(record, dict) and record.get("format") == FORMAT else {}
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        return {}
+    # Those of before had no lists, and no frames until they were complete.
+    found = {"faults": [], "made": [], "frames": {}} | record
+    kinds = {"inputs": dict, "sizes": dict, "frames": dict, "complete": bool, "faults": list, "made": list}
+    whole = all(isinstance(found.get(name), kind) for name, kind in kinds.items())
+    return record | found if whole else {}
 
 
 def _digest(cameras: Sequence[Camera]) -> str:
@@ -268,6 +287,7 @@ def _digest(cameras: Sequence[Camera]) -> str:
 
 
 _OURS = re.compile(r"(.+)_([0-9]{12})_keypoints\.json")
+_DRAWN = re.compile(r".+_[0-9]{6,}\.jpg")
 
 
 def _numbers_done(out: Path, camera: str) -> set[int]:
@@ -277,21 +297,48 @@ def _numbers_done(out: Path, camera: str) -> set[int]:
     return {int(match.group(2)) for match in matches if match is not None and match.group(1) == camera}
 
 
-def _forget(out: Path) -> None:
-    """Takes away the record and then the frames of another run, so that none is taken for one of this."""
+def _forget(out: Path, record: Mapping[str, Any]) -> None:
+    """Takes away the record, and then what another run wrote, so that none is taken for this one's.
+
+    Where the record doesn't say which cameras it is of, these are the frames of all there are.
+    """
     (out / RECORD).unlink(missing_ok=True)
-    folders = set()
-    for path in list(_files_like_ours(out)):
+    names = record.get("cameras")
+    files = [
+        path
+        for path in _files_like_ours(out)
+        if not isinstance(names, list) or path.parent.name.removesuffix("_json") in names
+    ]
+    for name in record.get("made", ()):
+        made = out / str(name)
+        if made.is_dir():
+            files += [path for path in made.iterdir() if _DRAWN.fullmatch(path.name)]
+        elif made.is_file():
+            files.append(made)
+    for path in files:
         path.unlink()
-        folders.add(path.parent)
-    for folder in folders:
-        if not any(folder.iterdir()):
+    inner = {path.parent for path in files} - {out}
+    for folder in (*inner, *({folder.parent for folder in inner} - {out})):
+        if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
 
 
 def _files_like_ours(out: Path) -> Iterator[Path]:
     for folder in (out / KEYPOINTS).glob("*_json"):
         yield from (path for path in folder.iterdir() if _OURS.fullmatch(path.name))
+
+
+def note_made(out: Path, names: Sequence[Path]) -> None:
+    """Keeps in the record what else is written of the frames, so that it goes when they go.
+
+    Args:
+        out: of `run_detection`.
+        names: files, or folders of pictures of frames, from there on.
+    """
+    record = _record(out)
+    made = sorted({*record.get("made", ()), *map(str, names)})
+    if record and made != record["made"]:
+        write_json(out / RECORD, record | {"made": made})
 
 
 def _summary(out: Path, camera: str, sizes: Sequence[Sequence[int]]) -> DetectedCamera:

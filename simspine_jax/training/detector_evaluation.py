@@ -229,13 +229,15 @@ def fixed_pose(detected: Detected) -> NDArray[np.float64]:
     return mean * extent + center
 
 
-def detector_table(run: DetectorRun, scores: DetectorScores, *, split: str, source: str, steps: int) -> Table:
+def detector_table(
+    run: DetectorRun, scores: DetectorScores, *, split: str | None, source: str, steps: int
+) -> Table:
     """The scores as a table.
 
     Args:
         run: that was trained.
         scores: of it.
-        split: of the dataset.
+        split: of the dataset; None where it has none.
         source: what the pictures are, in words.
         steps: that it was trained.
     """
@@ -260,12 +262,13 @@ def detector_table(run: DetectorRun, scores: DetectorScores, *, split: str, sour
         f"Config {run.name}, {steps} steps, seed {run.seed}; commit {commit()}.",
     )
     return Table(
-        f"{run.name}_{split}",
+        run.name if split is None else f"{run.name}_{split}",
         f"Detection of keypoints by {run.name}",
         ("", "AUC", "Mean pose", f"PCK@{PCK_SHARE:g}", "AP", "AP50", "AP75", "AR"),
         rows,
         (0, *(3,) * 7),
-        f"{source}, split {split}, {scores.people} people in {scores.pictures} pictures",
+        f"{source}, {'' if split is None else f'split {split}, '}{scores.people} people in "
+        f"{scores.pictures} pictures",
         notes,
     )
 

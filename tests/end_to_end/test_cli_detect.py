@@ -179,6 +179,34 @@ def test_a_camera_without_a_frame_to_draw_is_told_and_the_rest_is_drawn(tmp_path
     assert len(list((out / "overlay" / "b").iterdir())) == N_FRAMES
 
 
+@pytest.mark.parametrize("rate", [0.05, 29.97002997, 66.667, 100.1234, 1000.04, 65535.0])
+def test_videos_have_any_rate_to_a_ten_thousandth(tmp_path: Path, rate: float) -> None:
+    pictures, out = make_pictures(tmp_path / "in", ["a"]), tmp_path / "out"
+    assert detect(pictures, "--weights", "truth", "-o", out, "--video", "--rate", rate, "--quiet") == 0
+    video = cv2.VideoCapture(str(out / "overlay" / "a.mp4"))
+    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(rate, rel=1e-4)
+    assert json.loads((out / "detections.json").read_text())["rate_hz"] == rate
+
+
+def test_a_rate_that_no_video_has_is_refused_first_and_an_unknown_one_is_told(tmp_path: Path, capsys) -> None:
+    pictures, out = make_pictures(tmp_path / "in", ["a"]), tmp_path / "out"
+    words = (pictures, "--weights", "truth", "-o", out, "--video")
+    assert detect(*words, "--rate", 70000) == 2
+    assert "can't have 70000 frames per second; valid is 0.01 to 65535" in capsys.readouterr().err
+    assert not out.exists()
+    assert detect(*words) == 0
+    assert "play at 25 frames per second, as no file says the rate" in capsys.readouterr().err
+
+
+def test_drawings_of_another_detector_do_not_stay(tmp_path: Path) -> None:
+    pictures, out = make_pictures(tmp_path / "in", ["a"], 1), tmp_path / "out"
+    words = (pictures, "--weights", "truth", "-o", out, "--quiet", "--rate", 10)
+    assert detect(*words, "--video", "--pictures", "--coco") == 0
+    assert (out / "coco" / "a.json").exists()
+    assert detect(*words, "--boxes", "whole") == 0
+    assert sorted(path.name for path in out.iterdir()) == ["detections.json", "keypoints"]
+
+
 def test_people_are_drawn_where_they_are() -> None:
     person = np.full((37, 3), np.nan)
     person[TRC_NAMES.index("LWrist")] = (20, 30, 0.9)

@@ -1166,9 +1166,18 @@ def test_wrong_sizes_of_picture_batches_are_named(pictures) -> None:
 
 def test_a_damaged_picture_is_named(pictures) -> None:
     pytest.importorskip("grain")
-    broken = pictures_in_memory([replace(pictures[0], jpeg=b"no picture")])
-    with pytest.raises(Exception, match="A picture of 10 bytes can't be decoded"):
-        next(picture_batches(broken, 1))
+    broken = pictures_in_memory([pictures[1], replace(pictures[0], jpeg=b"no picture")])
+    with pytest.raises(FileFormatError, match=r"^Picture 1: its 10 bytes can't be decoded as a picture"):
+        next(picture_batches(broken, 2, shuffle=False))
+
+
+def test_digests_tell_sets_apart(built: Path, pictures) -> None:
+    train, test, part = (open_clips(split=s, data_dir=built) for s in ("train", "test", "train[:1]"))
+    assert train.digest() == open_clips(split="train", data_dir=built).digest()
+    assert len({train.digest(), test.digest(), part.digest()}) == 3
+    moved = [replace(p, area=1.0) if number == 7 else p for number, p in enumerate(pictures)]
+    assert pictures.digest() == pictures_in_memory(list(pictures)).digest()
+    assert pictures.digest() != pictures_in_memory(moved).digest()
 
 
 def test_pictures_of_a_set_of_clips_are_refused(built: Path) -> None:

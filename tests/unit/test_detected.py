@@ -14,11 +14,17 @@ from pycocotools.cocoeval import COCOeval
 
 from simspine_jax.datasets.coco import open_coco
 from simspine_jax.detection.codecs import Found, SimCC
+from simspine_jax.errors import FileFormatError
 from simspine_jax.metrics.keypoints2d import OksScores
 from simspine_jax.pictures import encode_jpeg, map_points, padded_box, top_down
 from simspine_jax.skeleton import KEYPOINT_NAMES, OKS_SUBSETS, SIGMAS
 from simspine_jax.training.detected import Detected, oks_by_subset, person_scores
-from simspine_jax.training.detector_evaluation import detect, detector_scores, detector_table
+from simspine_jax.training.detector_evaluation import (
+    detect,
+    detector_scores,
+    detector_table,
+    draw_detections,
+)
 from simspine_jax.training.detector_run import load_detector_run
 
 pytestmark = pytest.mark.usefixtures("float32")
@@ -215,6 +221,35 @@ def test_a_coco_set_scores_as_pycocotools_says(subset: str, tmp_path: Path, caps
     table = detector_table(load_detector_run("spinepose_s"), scores, split="test", source="made", steps=0)
     assert "3 people in 2 pictures" in table.source
     assert any("CocoMetric" in note for note in table.notes)
+
+
+def test_a_picture_that_can_not_be_read_is_left_out_and_named(tmp_path: Path) -> None:
+    people = open_coco(set_of_three(tmp_path), tmp_path)
+    places = np.stack([person.keypoints_2d for person in people]).astype(np.float64)
+    lost = people.paths[int(people.picture_of[0])]
+    kept = np.flatnonzero(people.picture_of != people.picture_of[0])
+    assert kept.tolist() == [2]
+    known = Known(list(people)[2:], places[2:])
+    people.scored_boxes = np.array([[0, 0, 9, 9], [0, 0, 8, 8], [0, 0, 7, 6]], np.float32)
+    lost.write_bytes(b"no picture")
+    told: list[int] = []
+    found = detect(known, people, progress=told.append)  # type: ignore[arg-type]
+    np.testing.assert_allclose(found.found, places[kept], atol=1e-3)
+    assert (found.picture.tolist(), found.side.tolist()) == ([people.picture_of[2]], [6])
+    assert [str(lost) in sentence for sentence in found.left_out] == [True, True]
+    assert "its 10 bytes can't be decoded as a picture" in found.left_out[0]
+    assert sum(told) == 3
+    scores = detector_scores(found)
+    assert (scores.people, scores.left_out) == (1, 2)
+    table = detector_table(load_detector_run("spinepose_s"), scores, split="test", source="made", steps=0)
+    assert "2 people, whose pictures can't be read, are left out." in table.notes
+    assert draw_detections(people, found, tmp_path / "sheets").is_file()
+    for path in people.paths:
+        path.unlink(missing_ok=True)
+    with pytest.raises(
+        FileFormatError, match=r"None of the 3 pictures can be read; the first: .*no such file"
+    ):
+        detect(known, people)  # type: ignore[arg-type]
 
 
 def test_distances_are_divided_by_the_scored_box(tmp_path: Path) -> None:

@@ -27,8 +27,9 @@ from simspine_jax.detection.layers import Norm
 from simspine_jax.detection.models import PixelOptions, build_detector
 from simspine_jax.detection.rtmpose import RTMPoseOptions
 from simspine_jax.detection.vitpose import ViTPoseOptions
-from simspine_jax.errors import FileFormatError, ShapeError, SimspineError
+from simspine_jax.errors import FileFormatError, ShapeError, SimspineError, UnknownNameError
 from simspine_jax.metrics.keypoints2d import AUC_CEILING
+from simspine_jax.picture_export import export_pictures
 from simspine_jax.pictures import decode_jpeg, top_down
 from simspine_jax.pipeline.detectors import open_detector
 from simspine_jax.training.checkpoints import FOLDER, Checkpoints, named_leaves
@@ -504,6 +505,50 @@ def test_the_command_prints_scores_and_draws(
         cli_training.evaluate(parser.parse_args([str(unbroken), "--input", "truth"]), pytest.fail)
     with pytest.raises(SimspineError, match="has no known form"):
         cli_training.evaluate(parser.parse_args([str(unbroken), "--on", "somewhere"]), pytest.fail)
+
+
+def test_the_split_that_is_told_is_the_one_that_was_opened(
+    unbroken: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import argparse
+
+    opened: list[str] = []
+
+    def open_split(config: str, split: str, data_dir: Path | None):
+        opened.append(split)
+        return pictures(3, 100)
+
+    monkeypatch.setattr("simspine_jax.datasets.open_pictures", open_split)
+    monkeypatch.setattr("simspine_jax.datasets.sources.open_pictures", open_split)
+    monkeypatch.chdir(tmp_path)
+    export_pictures(Path("own.json"), Path("own"), pictures(3, 100))
+    own = "own.json:own"
+    parser = argparse.ArgumentParser()
+    cli_training.add_evaluate_arguments(parser)
+
+    def told(*words: str) -> str:
+        assert cli_training.evaluate(parser.parse_args([str(unbroken), *words]), lambda text: None) == 0
+        return capsys.readouterr().out
+
+    for words, split in (
+        ((), "test"), (("--split", "train"), "train"), (("--on", "tfds:other"), "test"),
+        (("--on", "tfds:other", "--split", "train"), "train"),
+        (("--on", "tfds:other:train[:10%]"), "train[:10%]"),
+    ):  # fmt: skip
+        assert f"split {split}, 3 people" in told(*words)
+        assert opened.pop() == split
+    assert f"{own}, 3 people" in told("--on", own)
+    for text, why in ((own, "has no splits"), ("tfds:other:train[:10%]", "names its split itself")):
+        with pytest.raises(SimspineError, match="--split has no effect on .*" + why):
+            told("--on", text, "--split", "test")
+    with pytest.raises(UnknownNameError, match=r"Split 'val' is not in .*; it has: train, test"):
+        told("--on", "h36m:frames:release", "--split", "val")
+    damaged = [*pictures(3, 100), dataclasses.replace(drawn_picture(9), jpeg=b"no picture")]
+    monkeypatch.setattr("simspine_jax.datasets.open_pictures", lambda *a: pictures_in_memory(damaged))
+    notes: list[str] = []
+    assert cli_training.evaluate(parser.parse_args([str(unbroken)]), notes.append) == 0
+    assert "1 people, whose pictures can't be read" in capsys.readouterr().out
+    assert [note.partition(":")[0] for note in notes] == ["Picture 3"]
 
 
 def test_the_command_trains(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -26,6 +26,13 @@ def test_the_nearest_name_is_told_before_the_list(name: str, near: str | None) -
     assert told.startswith(f"Marker '{name}' is not in walk.trc; {has}, R.ASIS")
 
 
+def test_names_that_can_not_be_seen_are_escaped_and_long_ones_cut() -> None:
+    told = str(UnknownNameError("Camera", "b\x92 \n" + 900 * "h", "a.csv", ["cam\ufeff"]))
+    assert told.startswith("Camera 'b\\x92 \\nhhh")
+    assert told.endswith("h…' is not in a.csv; it has: cam\\ufeff")
+    assert len(told) < 400
+
+
 @pytest.mark.parametrize(
     ("name", "meant"),
     [

@@ -300,6 +300,12 @@ def test_a_table_may_quote_its_names(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('"frame","x","y","w","h"\n"img_00.png",1,2,3,4\n')
     camera = Camera(numbers=(0,), stems={"img_00": 0, "img_00.png": 0})
     assert set(read_boxes(tmp_path / "a.csv", [camera], note=pytest.fail)["cam"].rows) == {0}
+    # As R's write.csv writes it, with numbers of its rows; names may hold the sign.
+    (tmp_path / "r.csv").write_text(
+        '"","frame","x","y","w","h"\n"1","a,1.png",1,2,3,4\n"2","b.png",1,2,3,4\n'
+    )
+    camera = Camera(numbers=(0, 1), stems={"a,1": 0, "b": 1})
+    assert set(read_boxes(tmp_path / "r.csv", [camera], note=pytest.fail)["cam"].rows) == {0, 1}
 
 
 def test_the_only_category_is_taken_as_people_and_told_unless_the_file_names_them(tmp_path: Path) -> None:
@@ -307,7 +313,11 @@ def test_the_only_category_is_taken_as_people_and_told_unless_the_file_names_the
     box = {"image_id": 0, "bbox": [1, 2, 3, 4]}
     path.write_text(json.dumps([{**box, "category_id": 18}]))
     assert set(read_boxes(path, [Camera(numbers=(0,), stems={})], note=notes.append)["cam"].rows) == {0}
-    assert "its only category, 18, is taken as people" in notes[0]
+    assert "its only category, 18, is taken as people; COCO's is 1, called 'person'" in notes.pop()
+    fish = {"categories": [{"id": 1, "name": "fish"}], "annotations": [{**box, "category_id": 1}]}
+    path.write_text(json.dumps(fish))
+    assert set(read_boxes(path, [Camera(numbers=(0,), stems={})], note=notes.append)["cam"].rows) == {0}
+    assert "its only category, 1, called 'fish', is taken as people" in notes.pop()
     named = {"categories": [{"id": 7, "name": "person"}], "annotations": [{**box, "category_id": 18}]}
     path.write_text(json.dumps(named))
     with pytest.raises(FileFormatError, match="no boxes of people"):

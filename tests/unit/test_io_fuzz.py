@@ -1,20 +1,27 @@
 """Damaged files either load or give one sentence; nothing else escapes, hangs or grows."""
 
 import importlib.util
+import json
 import random
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from drawn_pictures import drawn_picture
+from torch2flax.reading import read_state_dict
 
+from simspine_jax.datasets.coco import open_coco
 from simspine_jax.errors import SimspineError
 from simspine_jax.io import read_ik_setup, read_marker_set, read_sto, read_trc
+from simspine_jax.io.boxes import read_boxes
+from simspine_jax.picture_export import export_pictures
 
-N_MUTANTS = 400  # of each format, 1600 in all
+N_MUTANTS = 400  # of each format
 
 # A mutant of a few kilobytes reads in well under a millisecond; this leaves room for a busy machine.
 MAX_SECONDS = 2.0
@@ -86,6 +93,25 @@ SETUP = """<?xml version="1.0" encoding="UTF-8" ?>
 """
 
 
+RESULTS = json.dumps(
+    [{"image_id": n, "category_id": 1, "bbox": [2.5, 3.0, 40.0, 60.5], "score": 0.9} for n in range(3)],
+    indent=1,
+)
+NAMED = json.dumps(
+    {
+        "images": [{"id": n, "file_name": f"img_{n}.jpg"} for n in range(3)],
+        "categories": [{"id": 1, "name": "person"}],
+        "annotations": [
+            {"image_id": n, "category_id": 1, "iscrowd": 0, "bbox": [2, 3, 40, 60]} for n in range(3)
+        ],
+    },
+    indent=1,
+)
+TABLE = 'image,x,y,w,h,score\n"img_0.jpg",2,3,40,60,0.9\nimg_1.jpg,2,3,40,60,0.8\nimg_2.jpg,5,3,40,60,1\n'
+MOT_BOXES = "1,1,2,3,40,60,0.9,-1,-1,-1\n2,1,2,3,40,60,0.8,-1,-1,-1\n3,1,5,3,40,60,1,-1,-1,-1\n"
+YOLO = "0 0.5 0.5 0.2 0.4 0.9\n0 0.4 0.5 0.2 0.4 0.8\n2 0.4 0.5 0.2 0.4 0.8\n"
+
+
 def load_engine() -> Callable[[bytes, random.Random], bytes]:
     """`benchmarks` is no package that tests can import, so its file is loaded by its path."""
     path = Path(__file__).parents[2] / "benchmarks" / "mutations.py"
@@ -110,9 +136,54 @@ def load_engine() -> Callable[[bytes, random.Random], bytes]:
 def test_mutants_load_or_are_refused_in_one_sentence(
     tmp_path: Path, suffix: str, content: str, read: Callable[[Path], Any]
 ) -> None:
+    check_mutants(tmp_path / f"clip{suffix}", content.encode(), read)
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Of which boxes are."""
+
+    name: str = "cam"
+    numbers: Sequence[int] | None = (0, 1, 2)
+    stems: Mapping[str, int] = field(default_factory=lambda: {f"img_{n}": n for n in range(3)})
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.json", RESULTS), ("b.json", NAMED), ("a.csv", TABLE), ("a.txt", MOT_BOXES), ("img_1.txt", YOLO)],
+    ids=["results", "annotations", "table", "MOT", "YOLO"],
+)
+def test_mutants_of_boxes(tmp_path: Path, name: str, content: str) -> None:
+    def read(path: Path) -> object:
+        return read_boxes(path.parent if content is YOLO else path, [Camera()], note=lambda text: None)
+
+    check_mutants(tmp_path / name, content.encode(), read)
+
+
+def test_mutants_of_annotations(tmp_path: Path) -> None:
+    people = [drawn_picture(i) for i in range(2)]
+    path, folder = tmp_path / "set.json", tmp_path / "set"
+    export_pictures(path, folder, people)
+    check_mutants(path, path.read_bytes(), lambda path: open_coco(path, folder))
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_mutants_of_weights(tmp_path: Path, suffix: str) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    path = tmp_path / f"w{suffix}"
+    weights = {"a.weight": torch.ones(3, 2), "a.bias": torch.ones(2, dtype=torch.bfloat16)}
+    if suffix == ".pth":
+        torch.save({"state_dict": weights}, path)
+    else:
+        pytest.importorskip("safetensors.torch", reason="safetensors is not installed").save_file(
+            weights, path
+        )
+    check_mutants(path, path.read_bytes(), read_state_dict)
+
+
+def check_mutants(path: Path, valid: bytes, read: Callable[[Path], Any]) -> None:
+    """Reads mutants of a file that is valid."""
     mutate = load_engine()
-    valid = content.encode()
-    path = tmp_path / f"clip{suffix}"
     path.write_bytes(valid)
     read(path)
     outcomes: Counter[str] = Counter()
@@ -136,7 +207,8 @@ def test_mutants_load_or_are_refused_in_one_sentence(
         tracemalloc.stop()
     assert peak < MAX_BYTES
     # The mutants reached both ends: harmless damage, and damage that must be refused.
-    assert outcomes["changed"] > 0.9 * N_MUTANTS
+    # Some edits are of lines and elements, which files of one line don't have.
+    assert outcomes["changed"] > (0.9 if b"\n" in valid else 0.8) * N_MUTANTS
     assert outcomes["loaded"] > 0.05 * N_MUTANTS
     assert outcomes["refused"] > 0.2 * N_MUTANTS
 

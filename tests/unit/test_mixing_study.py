@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 from drawn_pictures import drawn_picture
 
 from simspine_jax import cli
-from simspine_jax.datasets import pictures_in_memory
+from simspine_jax.datasets import PictureSequence, pictures_in_memory
+from simspine_jax.datasets.coco import open_coco
+from simspine_jax.datasets.mixing import ChosenPictures
 from simspine_jax.datasets.sources import SourceText, open_source
 from simspine_jax.detection.vitpose import ViTPoseOptions
 from simspine_jax.errors import FileFormatError, ShapeError, SimspineError
@@ -146,6 +149,52 @@ def test_a_cell_of_another_study_is_refused(finished: tuple[Path, list[CellScore
     # What changes no number may differ.
     longer = dataclasses.replace(study(), run=dataclasses.replace(RUN, keep=1))
     assert run_cell(longer, longer.cells[1], folder).mode == "batch"
+
+
+def test_a_cell_of_other_pictures_or_weights_of_the_same_name_is_refused(
+    finished: tuple[Path, list[CellScores]], tmp_path: Path
+) -> None:
+    from simspine_jax.detection.models import build_detector
+
+    folder, _ = finished
+    first, second = study().first, study().second
+    moved = [dataclasses.replace(p, keypoints_2d=p.keypoints_2d + 1) for p in second.test]
+    other = [dataclasses.replace(p, jpeg=encode_jpeg(decode_jpeg(p.jpeg)[:, ::-1])) for p in first.train]
+    for changed, odd in (
+        ({"first": dataclasses.replace(first, train=pictures_in_memory(other))}, "first"),
+        ({"second": dataclasses.replace(second, test=pictures_in_memory(moved))}, "second"),
+    ):
+        own = dataclasses.replace(study(), **changed)
+        with pytest.raises(SimspineError, match=f"tells of a cell with another {odd};"):
+            run_cell(own, own.cells[1], folder)
+    told = []
+    for seed in (5, 6):
+        shutil.rmtree(tmp_path / "weights", ignore_errors=True)
+        keep_detector(RUN, build_detector(RUN.model, seed=seed), tmp_path / "weights")
+        told.append(study(weights=tmp_path / "weights").about(Cell("none", 0.0))["weights"]["sha256"])
+    assert told[0] != told[1]
+    with pytest.raises(FileFormatError, match="no folder of a training"):
+        study(weights=tmp_path / "gone").about(Cell("none", 0.0))
+
+
+def test_sets_are_told_apart_by_what_is_in_them(tmp_path: Path) -> None:
+    export_pictures(tmp_path / "set.json", tmp_path / "set", drawn(20))
+
+    def opened(text: str = "") -> PictureSequence:
+        if text:
+            (tmp_path / "set.json").write_text(text)
+        return open_coco(tmp_path / "set.json", tmp_path / "set")
+
+    digest, text = opened().digest(), (tmp_path / "set.json").read_text()
+    assert opened().digest() == digest
+    document = json.loads(text)
+    document["annotations"][7]["keypoints"][0] += 1
+    digests = [digest, opened(json.dumps(document)).digest(), ChosenPictures(opened(text), [0, 1]).digest()]
+    digests.append(ChosenPictures(opened(), [0, 2]).digest())
+    path = sorted((tmp_path / "set").iterdir())[0]
+    path.write_bytes(encode_jpeg(255 - decode_jpeg(path.read_bytes())))
+    digests.append(opened().digest())
+    assert len(set(digests)) == len(digests)
 
 
 def test_all_cells_may_begin_with_trained_weights(

@@ -28,6 +28,7 @@ from simspine_jax.pipeline.detect import (
     BoxPlan,
     crop_pixels,
     frame_path,
+    note_made,
     people_in,
     run_detection,
     write_coco,
@@ -313,6 +314,70 @@ def test_what_changed_is_done_anew_and_nothing_of_before_is_left(
     assert "--force" in notes[-1]
 
 
+def test_what_was_made_of_frames_goes_with_them_and_what_is_foreign_stays(
+    cameras: list[Camera], tmp_path: Path
+) -> None:
+    out, quiet = tmp_path / "out", lambda text: None
+    run_detection(cameras, Oracle(), out)
+    note_made(out, [Path("coco/cam0.json"), Path("overlay/cam0.mp4"), Path("overlay/cam0")])
+    made = [out / "coco/cam0.json", out / "overlay/cam0.mp4", out / "overlay/cam0/cam0_000003.jpg"]
+    foreign = [
+        out / "coco/mine.json", out / "overlay/cam0/mine.jpg",
+        out / "keypoints/other_json/other_000000000000_keypoints.json",
+    ]  # fmt: skip
+    for path in (*made, *foreign):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    run_detection(cameras, Oracle(), out, note=quiet)
+    assert all(path.exists() for path in (*made, *foreign))
+    run_detection(cameras, Oracle(digest="other"), out, note=quiet)
+    assert [path.exists() for path in made] == [False] * 3
+    assert [path.exists() for path in foreign] == [True] * 3
+    assert json.loads((out / RECORD).read_text())["made"] == []
+    foreign[0].unlink()
+    note_made(out, [Path("coco/cam0.json")])
+    write_coco(out, ["cam0"])
+    run_detection(cameras, Oracle(), out, note=quiet)
+    assert not (out / "coco").exists()
+
+
+@pytest.mark.parametrize(
+    ("record", "says"),
+    [
+        (None, "holds 12 files of keypoints, and detections.json beside it, .* is not there; valid is"),
+        ("{", "holds 12 files of keypoints, .* is damaged or of another program; valid is another folder"),
+        ("[1]", "is damaged or of another program"),
+        ('{"format": "simspine_jax detections", "inputs": 3}', "is damaged or of another program"),
+    ],
+)
+def test_frames_without_a_record_are_not_taken_away_unless_forced(
+    cameras: list[Camera], tmp_path: Path, record: str | None, says: str
+) -> None:
+    run_detection(cameras, Oracle(), tmp_path)
+    before = contents(tmp_path)
+    (tmp_path / RECORD).unlink()
+    if record is not None:
+        (tmp_path / RECORD).write_text(record)
+    with pytest.raises(SimspineError, match=says):
+        run_detection(cameras, Oracle(), tmp_path)
+    kept = {name: content for name, content in before.items() if name != RECORD}
+    assert {name: content for name, content in contents(tmp_path).items() if name != RECORD} == kept
+    assert run_detection(cameras, Oracle(), tmp_path, force=True).n_new == 2 * N_FRAMES
+    assert contents(tmp_path) == before
+
+
+def test_a_record_of_another_program_is_not_written_over_unless_forced(
+    cameras: list[Camera], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / RECORD).write_text("[]")
+    with pytest.raises(SimspineError, match=r"detections\.json is damaged or of another program; valid is"):
+        run_detection(cameras, Oracle(), out)
+    assert (out / RECORD).read_text() == "[]"
+    assert run_detection(cameras, Oracle(), out, force=True).n_new == 2 * N_FRAMES
+
+
 def test_a_picture_or_video_of_the_same_size_but_another_time_is_another(
     cameras: list[Camera], tmp_path: Path
 ) -> None:
@@ -372,8 +437,10 @@ def test_videos_that_are_cut_short_say_so(tmp_path: Path) -> None:
     assert 5 < n < 20
     (note,) = notes
     assert f"cam0: the video ends after {n} of the 20 frames" in note
+    assert done.faults == (note,)
     assert told == [(i + 1, 20) for i in range(n)]
-    assert run_detection(find_cameras([path]).cameras, Oracle(), tmp_path / "out").resumed == n
+    again = run_detection(find_cameras([path]).cameras, Oracle(), tmp_path / "out", note=notes.append)
+    assert (again.resumed, again.faults, notes) == (n, (note,), [note, note])
 
 
 def test_coco_results_are_read_back(cameras: list[Camera], tmp_path: Path) -> None:
