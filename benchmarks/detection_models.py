@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from numpy.typing import NDArray
@@ -85,7 +86,7 @@ class Pair:
 
     def ours(self, pictures: NDArray[np.float32]) -> Outputs:
         """Of pictures ``[B h w 3]``."""
-        found = jax.tree.map(np.asarray, network_outputs(self.structure, self.state, pictures))
+        found = jax.tree.map(np.asarray, network_outputs(self.structure, self.state, jnp.asarray(pictures)))
         if isinstance(found, tuple):
             return list(found)
         return [np.moveaxis(found.reshape(len(found), -1, found.shape[-1]), -1, 1)]

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from simspine_jax.arrays import Array, Bool, Float
-from simspine_jax.fitting.information import as_expected, information_of
+from simspine_jax.fitting.information import Powers, as_expected, information_of
 from simspine_jax.fitting.solving import Whole, all_equations, factorised, objective
 from simspine_jax.fitting.terms import Setting, pose_precision
 from simspine_jax.kinematics.clip import Smoothing, coupling
@@ -53,7 +53,9 @@ def log_evidence(
         held: coordinates at their bounds, taken as known; the same for all models that are compared.
         power: of the data's likelihood; see `power_of`.
     """
-    still = as_expected(setting, whole, q, theta, power)
+    still = as_expected(setting, whole, q, theta, Powers(power, power))
+    # What a lifter says is given, and no part of the data whose power is found.
+    still = replace(still, lifted=whole.data.lifted)
     # One program for both: compiling it takes most of the time.
     both = jax.tree.map(lambda *x: jnp.stack(x), whole.data, still)
     pair = lax.map(lambda data: all_equations(setting, replace(whole, data=data), q, theta), both)
@@ -84,7 +86,7 @@ def power_of(
         theta: its shared vector.
         correlation: frames over which errors are alike.
     """
-    return information_of(setting, whole, q, theta, correlation).power
+    return information_of(setting, whole, q, theta, correlation).pooled
 
 
 def _prior_determinant(whole: Whole) -> Array:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from simspine_jax.arrays import Array, Float
-from simspine_jax.fitting.information import as_expected, information_of
+from simspine_jax.fitting.information import Information, as_expected, information_of
 from simspine_jax.fitting.motion import acceleration_variances
 from simspine_jax.fitting.parameters import moved_rig
 from simspine_jax.fitting.solving import Whole, chunked, factorised, held_at_bounds
@@ -71,7 +71,8 @@ def posterior_moments(
     The draws are the same in each call but for their widths, so that a descent on them ends. Spread is what
     follows each frame's own errors, be they alike in its neighbours or not: those that last are hardly
     followed by smooth poses, and what isn't followed doesn't bias sizes that way. So its widths are those of
-    errors that are new in each frame.
+    errors that are new in each frame, also of 3D markers beside pictures. Leverages are shares of such errors
+    too: of those that last, poses follow more.
 
     Args:
         setting: static.
@@ -99,18 +100,18 @@ def _moments(setting: Setting, whole: Whole, q: Array, theta: Array, drawn: Arra
     return Moments(
         jnp.concatenate([beside, -beside], axis=2),
         acceleration_variances(whole, q, held, factor),
-        _leverages(setting, whole, q, theta, told.power, jnp.moveaxis(frame_covariances(factor), 1, 0)),
+        _leverages(setting, whole, q, theta, told, jnp.moveaxis(frame_covariances(factor), 1, 0)),
     )
 
 
 def _leverages(
-    setting: Setting, whole: Whole, q: Array, theta: Array, power: Array, own: Array
+    setting: Setting, whole: Whole, q: Array, theta: Array, told: Information, own: Array
 ) -> Float[Array, "V K"]:
     layout, n, fixed = setting.layout, q.shape[-1], whole.fixed
     if not layout.n_cameras:
         return jnp.zeros((0, whole.data.markers.shape[-2]), q.dtype)
     rig = moved_rig(fixed.rig, layout.camera_part(theta))
-    precision = power * as_expected(setting, whole, q, theta).precision
+    precision = told.left * as_expected(setting, whole, q, theta, told.powers).precision
 
     def one(part: tuple[Array, Array, Array]) -> Array:
         pose, weight, covariance = part
@@ -121,6 +122,7 @@ def _leverages(
         return 0.5 * weight * variance
 
     shares = jax.lax.map(one, chunked((q, precision, own)))
-    known = whole.data.precision > 0
+    known = (whole.data.precision > 0) & whole.data.usable[..., None, None]
     shares = shares.reshape(-1, *known.shape[2:])[: q[..., 0].size].reshape(known.shape)
-    return jnp.nan_to_num(jnp.nanmedian(jnp.where(known, shares, jnp.nan), axis=(0, 1)))
+    middle = jnp.nanmedian(jnp.where(known, shares, jnp.nan), axis=(0, 1))
+    return jnp.where(known.any(axis=(0, 1)), middle, 0.0)

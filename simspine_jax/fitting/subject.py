@@ -341,7 +341,7 @@ def fit_subject(
     for number in range(options.rounds):
         last = number == options.rounds - 1
         whole = _with_noise(whole, seen, noise, tau)
-        if number and exact:
+        if number and exact and (options.adaptive or options.marginal or options.noise_px is None):
             moments = posterior_moments(setting, whole, q, theta, tau)
             whole = _with_moments(whole, moments, options, alone=seen.by_one_camera)
         whole = _with_velocity(setting, whole, q, theta, seen)

@@ -53,13 +53,6 @@ from simspine_jax.kinematics.normal_equations import (
 ROBUST = 2.0
 """Deviations at which Cauchy's loss halves an error's weight."""
 
-CAUCHY_GAIN = 1.266
-"""By which Cauchy's weights understate what normal errors tell.
-
-For two normal parts of deviation 1 and c = 2 the estimate's variance is E[w^2 x^2] / E[d(w x)/dx]^2 = 1.093
-(P. Huber, Robust Statistics, 1981, section 6.3), where the weights' mean alone gives 1 / E[w] = 1.384.
-"""
-
 BEHIND = 100.0
 """Squared deviations that a keypoint behind its camera counts as."""
 

@@ -1,7 +1,8 @@
 """How sure a fit is: Laplace's approximation of the posterior, from the solve's own factorisation.
 
-Near its mode the posterior is taken as normal, with the inverse of the Gauss-Newton matrix as covariance:
-frames' blocks of it by `solvers.bordered`, and of what follows from poses and shared vector to first order.
+Near its mode the posterior is taken as normal, with the inverse of its matrix as covariance, in which data
+count as much as their errors say (`fitting.information`): frames' blocks of it by `solvers.bordered`, and of
+what follows from poses and shared vector to first order.
 What the data don't determine keeps the deviation that its priors leave, so it shows as unsure, not as found.
 """
 

@@ -14,7 +14,8 @@ from column_captures import FRAMES, PRIORS, RATE_HZ, RATIOS, column_markers, fit
 
 from simspine_jax.cli_fit import format_fitted
 from simspine_jax.errors import ShapeError, UnknownNameError
-from simspine_jax.fitting.evidence import _left_nothing, log_evidence
+from simspine_jax.fitting.evidence import log_evidence
+from simspine_jax.fitting.information import Powers, as_expected
 from simspine_jax.fitting.lumbar import LumbarEvidence
 from simspine_jax.fitting.solving import all_equations, objective
 from simspine_jax.fitting.subject import FitOptions, SubjectFit
@@ -141,7 +142,7 @@ def test_derivatives_by_the_rhythm_are_those_of_the_objective(other: SubjectFit)
 @pytest.mark.slow
 def test_evidence_is_that_of_the_dense_matrix(loose: SubjectFit) -> None:
     setting, whole, q, theta, power = loose.setting, loose.whole, jnp.asarray(loose.q), loose.theta, 1.5
-    still = replace(whole, data=_left_nothing(setting, whole, q, theta, power))
+    still = replace(whole, data=as_expected(setting, whole, q, theta, Powers(power, power)))
     blind = replace(
         still, data=replace(still.data, marker_precision=jnp.zeros_like(still.data.marker_precision))
     )
