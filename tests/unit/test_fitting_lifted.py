@@ -179,7 +179,7 @@ def test_exact_points_give_the_pose_where_pictures_tell_little(
     assert error < 0.01
     assert error < 0.5 * blind
     sure, unsure = uncertainty_of(with_points), uncertainty_of(without)
-    assert np.median(sure.pose_std) < 0.7 * np.median(unsure.pose_std)
+    assert np.median(sure.pose_std) < 0.9 * np.median(unsure.pose_std)
 
 
 @pytest.mark.slow
