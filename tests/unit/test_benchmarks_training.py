@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,9 @@ def test_trainings_that_take_long_are_only_read(place: Workplace, monkeypatch: p
 @pytest.mark.parametrize("name", DETECTORS)
 def test_a_run_that_overfits_says_which_pictures(name: str) -> None:
     made = detection_overfit.overfit_run(name, 300)
-    assert (made.model, made.data.split, made.steps) == (DETECTORS[name], "train[:32]", 300)
+    wanted = DETECTORS[name]
+    wanted = replace(wanted, drop_path=0.0) if isinstance(wanted, ViTPoseOptions) else wanted
+    assert (made.model, made.data.split, made.steps) == (wanted, "train[:32]", 300)
 
 
 ERRORS = Errors("weights", (("spine", 2.0), ("body", math.nan)), (("spine", 9.0),), (("spine", 8.0),), (), 30)
