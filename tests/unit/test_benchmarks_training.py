@@ -19,6 +19,7 @@ from benchmarks.workplace import Workplace
 sys.path.pop(0)
 
 from simspine_jax.detection.models import DETECTORS, build_detector
+from simspine_jax.detection.vitpose import ViTPoseOptions
 from simspine_jax.errors import SimspineError
 from simspine_jax.training.detectors import keep_detector
 
