@@ -22,6 +22,7 @@ from benchmarks.lifting_models import RUNS_VARIABLE
 from simspine_jax.datasets import open_pictures
 from simspine_jax.detection.inference import Detector
 from simspine_jax.detection.models import DETECTORS
+from simspine_jax.detection.rtmpose import RTMPoseOptions
 from simspine_jax.detection.vitpose import ViTPoseOptions
 from simspine_jax.errors import SimspineError
 from simspine_jax.pictures import CROP_SIZE
@@ -36,17 +37,21 @@ from simspine_jax.training.detectors import load_trained_detector, train_detecto
 from simspine_jax.training.run import Expected
 
 PICTURES = 32
+NARROW = 0.5
 WANTED = 0.9
 
 
 def overfit_run(name: str, steps: int, size: tuple[int, int] = CROP_SIZE) -> DetectorRun:
     """A run of so many steps for one of `DETECTORS` on crops of a height and width, px.
 
-    A transformer's steps are smaller and none of its paths are dropped, which is against overfitting.
+    Steps are smaller in a transformer, none of whose paths are dropped, which is against overfitting, and in
+    the wider ones of RTMPose's kind, which otherwise stop at the mean pose.
     """
     model, rate = replace(DETECTORS[name], size=size), 1e-3
     if isinstance(model, ViTPoseOptions):
         model, rate = replace(model, drop_path=0.0), 3e-4
+    if isinstance(model, RTMPoseOptions) and model.backbone.widen > NARROW:
+        rate = 2e-4
     return DetectorRun(
         name=f"{name}_overfit",
         model=model,
