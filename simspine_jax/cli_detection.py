@@ -115,7 +115,14 @@ def _plan(arguments: argparse.Namespace, cameras: Sequence[Camera], note: Note) 
     if arguments.boxes in DETECTED_BOXES:
         return BoxPlan(arguments.boxes, batch=batch)
     score = LEAST_SCORE if arguments.box_score is None else arguments.box_score
-    return BoxPlan(read_boxes(Path(arguments.boxes), cameras, note=note), score, batch)
+    boxes = read_boxes(Path(arguments.boxes), cameras, note=note)
+    scores = [row[4] for camera in boxes.values() for rows in camera.rows.values() for row in rows]
+    if scores and max(scores) < score:
+        raise SimspineError(
+            f"{arguments.boxes}: all of its {len(scores)} boxes have scores below {score:g}, the highest "
+            f"{max(scores):g}; valid is a --box-score up to that"
+        )
+    return BoxPlan(boxes, score, batch)
 
 
 def _check_video(rate: float | None, note: Note) -> None:
@@ -192,12 +199,12 @@ def format_detected(done: Detected, source: Sequence[Path], written: Sequence[Pa
     """What was found, as a few lines of text, and the command that goes on with it."""
     state = f", {done.resumed} of them complete already" if done.resumed else ""
     total = sum(camera.n_frames for camera in done.cameras)
-    lines = [f"{', '.join(map(str, written))}: {total} frames{state}"]
+    lines = [f"{', '.join(map(str, written))}: {_frames(total)}{state}"]
     for camera in done.cameras:
         sizes = ", ".join(f"{width}x{height}" for width, height in camera.sizes) or "unknown"
         sure = "-" if camera.confidence is None else f"{camera.confidence:.2f}"
         lines.append(
-            f"  {camera.name}: {camera.n_frames} frames of {sizes} px, {camera.empty} without people, mean "
+            f"  {camera.name}: {_frames(camera.n_frames)} of {sizes} px, {camera.empty} without people, mean "
             f"confidence {sure}"
         )
         if len(camera.sizes) > 1:
@@ -208,3 +215,7 @@ def format_detected(done: Detected, source: Sequence[Path], written: Sequence[Pa
             f"go on with: simspine simulate --keypoints {done.folder} --calibration FILE --rate {rate} -o DIR"
         )
     return "\n".join(lines)
+
+
+def _frames(count: int) -> str:
+    return f"{count} frame{'s' * (count != 1)}"

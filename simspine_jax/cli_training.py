@@ -44,7 +44,8 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         "exact 2D keypoints; a name that isn't one lists them all"))  # fmt: skip
     parser.add_argument("--steps", type=int, metavar="N", help="the same as --set steps=N")
     parser.add_argument("--weights", type=Path, metavar="DIR", help=(
-        "folder of a training, or of imported weights, that a detector begins with"))  # fmt: skip
+        "folder of a training that a detector begins with, or of weights that 'python -m torch2flax FILE "
+        "--detector NAME -o DIR' imported"))  # fmt: skip
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="of datasets (TensorFlow Datasets' own)")
     add_output(parser, metavar="DIR", help="gets checkpoints and curves (runs/CONFIG)")
     parser.add_argument("--quiet", action="store_true", help="print failures only")

@@ -290,7 +290,7 @@ def _refuse_names(missing: set[str], extra: set[str], source: str, model: Detect
     ]
     if parts:
         raise FileFormatError(
-            f"{source} {' and '.join(parts)}; valid are the weights of a {type(model).__name__} of this size"
+            f"{source} {' and '.join(parts)}; valid are weights of {type(model).__name__} in this size"
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -62,7 +61,7 @@ def convert_detector(name: str, path: Path) -> Converted:
         weights, folded = _weights(content, model, source)
         matched = load_detector(model, weights, source)
     except FileFormatError:
-        found = _fitting_detector(content, source, {DETECTORS[name]: model})
+        found = _fitting_detector(content, source, name, model)
         if found is None:
             raise
         raise FileFormatError(_advice(source, *found)) from None
@@ -78,26 +77,27 @@ def convert_detector(name: str, path: Path) -> Converted:
 
 
 def _fitting_detector(
-    content: StateDict | OnnxGraph, source: str, models: Mapping[DetectorOptions, DetectorModule]
+    content: StateDict | OnnxGraph, source: str, wanted: str, empty: DetectorModule
 ) -> tuple[str, int] | None:
     """The first detector whose weights these are, but for the number of keypoints, and this number.
 
     Args:
         content: of a file.
         source: what it is called.
-        models: that are built already, as building takes seconds.
+        wanted: the detector that is tried first, as some have the same weights.
+        empty: this detector without numbers, as building takes seconds.
 
     Returns:
         None where they are of none.
     """
     tried: set[DetectorOptions] = set()
-    for name, options in DETECTORS.items():
+    for name, options in ((wanted, DETECTORS[wanted]), *DETECTORS.items()):
         is_graph = isinstance(content, OnnxGraph)
         kind = isinstance(options, RTMPoseOptions) if is_graph else has_names_of(options, content)
         if not kind or options in tried:
             continue
         tried.add(options)
-        model = models.get(options) or _empty(options)
+        model = empty if options == DETECTORS[wanted] else _empty(options)
         try:
             count = fitting_keypoints(model, _weights(content, model, source)[0])
         except FileFormatError:

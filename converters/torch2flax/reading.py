@@ -52,6 +52,12 @@ def read_state_dict(path: Path) -> StateDict:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # PyTorch's reader fails in all kinds of ways on damaged files
+        if "weights_only" in str(error) or "Weights only" in str(error):
+            raise FileFormatError(
+                f"{place(path)}: it is damaged, or holds Python objects beside its tensors, as MMEngine's "
+                "epochs do, and these could run code when read; valid is its state_dict alone, saved by "
+                "PyTorch or as .safetensors"
+            ) from None
         raise FileFormatError(
             f"{place(path)}: it can't be read as weights ({one_line(str(error), 120)}); valid is a "
             "checkpoint of PyTorch that holds tensors alone, or .safetensors"

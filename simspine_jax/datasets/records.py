@@ -267,7 +267,8 @@ def _data_source(
     if lacking := [field for field in fields if field not in stored]:
         raise FileFormatError(
             f"The records of {name} in {place(folder)} have no {_shortened(lacking)}; valid is a dataset "
-            f"whose records are of the kind that is read, and made by this version; {mend}"
+            "whose records are of the kind that is read (those of synthetic_images are pictures, those of "
+            f"the others clips), and made by this version; if only the version is another, {mend}"
         )
     raw = DeserializeMethod.RAW_BYTES
     try:

@@ -15,6 +15,7 @@ from simspine_jax.arrays import Array, Float
 from simspine_jax.detection.cspnext import STRIDE, CSPNeXt, CSPNeXtOptions
 from simspine_jax.detection.layers import Form, form_here, require_multiple, require_pictures
 from simspine_jax.detection.rtmcc import RTMCC
+from simspine_jax.errors import SimspineError
 from simspine_jax.pictures import CROP_SIZE
 from simspine_jax.skeleton import KEYPOINT_NAMES
 
@@ -40,6 +41,10 @@ class RTMPoseOptions:
     size: tuple[int, int] = CROP_SIZE
     form: Form | None = None
     sigma: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.sigma is not None and not (len(self.sigma) == 2 and min(self.sigma) > 0):
+            raise SimspineError(f"sigma is {self.sigma}; valid are two numbers above 0, along x and y")
 
 
 SPINEPOSE_S = RTMPoseOptions(CSPNeXtOptions(0.33, 0.5))

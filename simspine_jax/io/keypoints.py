@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from simspine_jax.errors import ShapeError, UnknownNameError, one_line
 from simspine_jax.io.cells import first_duplicate, frozen_array, is_name
-from simspine_jax.io.files import PathLike, atomic_write, malformed, read_text, shown
+from simspine_jax.io.files import PathLike, atomic_write, malformed, place, read_text, shown
 from simspine_jax.io.npz import read_npz, write_npz
 from simspine_jax.skeleton import KEYPOINT_SCHEMAS, KeypointSchema
 
@@ -223,7 +223,10 @@ def read_openpose_folder(
         if files:
             cameras[inner.name] = _read_frames(files)
         elif not _is_no_camera(inner):
-            raise malformed(inner, None, "this folder holds no JSON files", "those of a camera's frames")
+            valid = "those of a camera's frames"
+            if any(inner.glob("*/*.json")):
+                valid = f"the folder with a folder for each camera, which {place(inner)} seems to be"
+            raise malformed(inner, None, "this folder holds no JSON files", valid)
     if not cameras:
         own = sorted(root.glob("*.json"))
         if not own:

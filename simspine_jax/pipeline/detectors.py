@@ -128,6 +128,8 @@ def open_detector(
         raise malformed(
             weights, None, what, f"the folder of a training, or a file in {', '.join(WEIGHT_SUFFIXES)}"
         )
+    if not weights.exists():
+        raise malformed(weights, None, "there is no such file", "published weights")
     if name is None:
         raise SimspineError(
             f"{weights} doesn't say which detector it is of; give --detector, one of {', '.join(DETECTORS)}"

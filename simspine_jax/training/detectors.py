@@ -205,13 +205,19 @@ def train_detector(
             data don't do, or the weights to begin with are of another detector.
     """
     make_folder(folder)
+    first = None
     if (folder / RUN_FILE).exists():
         check_same(folder, read_detector_run(folder / RUN_FILE), run)
+    elif start is not None:
+        # Before the run is written: weights that don't do leave no folder that holds another run.
+        first = _begun_with(start, run, note)
     write_detector_run(folder / RUN_FILE, run)
     crops = OneSet(source) if isinstance(source, RecordSequence) else source
 
     def begun() -> tuple[Learner, TrainState]:
-        model = _built(run) if start is None else _begun_with(start, run, note)
+        model = first
+        if model is None:
+            model = _built(run) if start is None else _begun_with(start, run, note)
         structure, state = initial_detector_state(model, run)
         return DetectorLearner(run, crops, structure), state
 
@@ -296,11 +302,11 @@ def load_trained_detector(folder: Path, *, note: Note = print) -> tuple[Detector
     structure, like = shapes_of(run)
     checkpoints = Checkpoints(folder / FOLDER, keep=run.keep, read_only=True, note=note)
     restored = checkpoints.restore(like)
+    checkpoints.close()
     if restored is None:
         raise FileFormatError(
             f"{place(folder)}: it has no checkpoint yet; valid is a training that saved one"
         )
-    checkpoints.close()
     return run, assembled(structure, restored), int(restored.step)
 
 

@@ -292,9 +292,11 @@ def test_files_of_another_origin_stay(tmp_path: Path, capsys) -> None:
         (("in", "--batch", 4), "--batch has no effect"),
         (("in", "--boxes", "whole", "--batch", 0), "--batch is 0"),
         (("in", "--box-score", 0.2), "--box-score has no effect with --boxes track"),
+        (("in", "--boxes", "low.csv"), "all of its 2 boxes have scores below 0.3, the highest 0.2"),
         (("in", "--boxes", "gone.json"), "There are no boxes gone.json"),
         (("in", "--boxes", "in"), "it holds no .txt files"),
         (("in", "--weights", "gone"), "there is no such folder"),
+        (("in", "--weights", "gone.pth"), "gone.pth: there is no such file"),
         (("in", "--weights", "w.pth"), "give --detector"),
         (("in", "--weights", "w.pth", "--detector", "spinepose_q"), "did you mean 'spinepose_"),
     ],
@@ -305,6 +307,9 @@ def test_bad_input_is_one_sentence(
     monkeypatch.chdir(tmp_path)
     make_pictures(Path("in"))
     Path("w.pth").write_bytes(b"nothing")
+    Path("low.csv").write_text(
+        f"camera,frame,x,y,w,h,score\n{NAMES[0]},0,1,2,30,40,0.2\n{NAMES[1]},1,1,2,30,40,0.1\n"
+    )
     weights = () if "--weights" in words else ("--weights", "truth")
     assert detect(*words, *weights, "-o", "out") == 2
     (line,) = capsys.readouterr().err.splitlines()

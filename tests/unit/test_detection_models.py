@@ -36,7 +36,7 @@ from simspine_jax.detection.rtmpose import (
     RTMPoseOptions,
 )
 from simspine_jax.detection.vitpose import VITPOSE_B, ViTPose, ViTPoseOptions
-from simspine_jax.errors import ShapeError
+from simspine_jax.errors import ShapeError, SimspineError
 from simspine_jax.lifting.simple_baseline import count_parameters
 
 pytestmark = pytest.mark.usefixtures("float32")
@@ -288,3 +288,9 @@ def test_other_sizes_are_refused(kind) -> None:
     for size in ((64, 100), (0, 64)):
         with pytest.raises(ShapeError, match="valid are multiples of"):
             kind(dataclasses.replace(SMALL[kind], size=size), rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("sigma", [(1.0,), (0.0, 1.0), (1.0, 2.0, 3.0)])
+def test_labels_have_two_widths(sigma: tuple[float, ...]) -> None:
+    with pytest.raises(SimspineError, match="valid are two numbers above 0, along x and y"):
+        RTMPoseOptions(sigma=sigma)  # type: ignore[arg-type]

@@ -278,6 +278,19 @@ def test_bytes_that_are_no_pickle_are_refused(tmp_path: Path) -> None:
             read_state_dict(tmp_path / "w.pth")
 
 
+def test_objects_beside_tensors_are_refused_with_a_remedy(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"a": torch.ones(2)}, "message_hub": Counter()}, tmp_path / "epoch_1.pth")
+    with pytest.raises(
+        FileFormatError, match=r"MMEngine's epochs do, .* valid is its state_dict alone"
+    ) as told:
+        read_state_dict(tmp_path / "epoch_1.pth")
+    assert str(told.value).isprintable()
+
+
+class Counter:
+    """What no reader of tensors knows."""
+
+
 def _drop(weights: dict, name: str) -> None:
     del weights[name]
 
@@ -287,7 +300,7 @@ def _drop(weights: dict, name: str) -> None:
     [
         (
             lambda w: _drop(w, "head.gau.uv.weight"),
-            "lacks head.gau.uv.weight; valid are the weights of a RTMPose",
+            "lacks head.gau.uv.weight; valid are weights of RTMPose",
         ),
         (lambda w: w.update({"neck.conv.weight": np.zeros(3)}), "also has neck.conv.weight"),
         (lambda w: w.update({"head.cls_x.weight": np.zeros((3, 4))}), r"\(3, 4\) \(valid is \(192, 256\)\)"),

@@ -408,6 +408,9 @@ def test_weights_of_another_detector_are_refused(tmp_path: Path) -> None:
     turned = dataclasses.replace(RUN, pixels=PixelOptions("BGR"))
     with pytest.raises(SimspineError, match=r"sees PixelOptions.*RGB.*sees PixelOptions.*BGR"):
         train_detector(turned, pictures(), tmp_path / "turned", start=tmp_path / "kept")
+    # The folder is free for another run.
+    assert not (tmp_path / "turned" / "run.json").exists()
+    assert train_detector(RUN, pictures(), tmp_path / "turned", start=tmp_path / "kept").steps == RUN.steps
 
 
 def test_no_training_begins_with_folded_normalisations(tmp_path: Path) -> None:
