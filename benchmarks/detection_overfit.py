@@ -51,7 +51,7 @@ def overfit_run(name: str, steps: int, size: tuple[int, int] = CROP_SIZE) -> Det
     if isinstance(model, ViTPoseOptions):
         model, rate = replace(model, drop_path=0.0), 3e-4
     if isinstance(model, RTMPoseOptions) and model.backbone.widen > NARROW:
-        rate = 2e-4
+        rate = 2e-4 if model.backbone.widen < 1 else 1e-4
     return DetectorRun(
         name=f"{name}_overfit",
         model=model,

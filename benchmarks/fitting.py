@@ -80,6 +80,8 @@ SUBJECT_ROWS = (
     Metric("fitting/fit_s", "s", "lower", None, 60, "A fit of 500 frames in four cameras.", is_timing=True),
     Metric("fitting/vs_scipy", "ratio", "higher", _TIMES, 50,
            "SciPy's time to the same objective over ours.", is_timing=True),
+    Metric("fitting/vs_nimblephysics", "ratio", "higher", _TIMES, None,
+           "Its marker fitter's time over ours, to 3D markers on gait2392.", is_timing=True),
 )  # fmt: skip
 _subjects = partial(late, "fitting_subjects")
 
@@ -104,6 +106,7 @@ SUBJECT_WORKLOADS = (
     Workload(("fitting/heldout_view_reprojection_ratio",), _subjects("held_out")),
     Workload(("fitting/fit_s",), _subjects("fit_time")),
     Workload(("fitting/vs_scipy",), _subjects("against_scipy")),
+    Workload(("fitting/vs_nimblephysics",), late("fitting_nimblephysics", "against_nimblephysics")),
 )  # fmt: skip
 
 LUMBAR_ROWS = (
