@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from simspine_jax.annotations import REASONS, Outcome, Quality, QualityEvent
 from simspine_jax.arrays import Array, Bool, Float, Int
 from simspine_jax.errors import ShapeError
+from simspine_jax.kinematics.crossed import CrossedJoints, crossed_joints
 from simspine_jax.kinematics.curvature import Curvature
 from simspine_jax.kinematics.model import SpineModel
 from simspine_jax.signal import fill_gaps, runs
@@ -38,9 +39,6 @@ AT_BOUND = 1e-3
 
 UNEVEN = 0.1
 """Steps of time may differ by this share of their median: files round times to milliseconds."""
-
-CROSSED = 1e-6
-"""Axes count as square to each other within this cosine; models write them with ten digits."""
 
 LEAST_PADDED_FRAMES = 64
 """Trials are padded to powers of two from here on, so that few programs are compiled."""
@@ -244,11 +242,7 @@ class _Channels:
     """Coordinates in groups of which the speed is judged: joints of three crossed axes, and single ones.
 
     Attributes:
-        joints: the three free coordinates of each such joint, in the order of its axes.
-        axes: of each, in its body.
-        signs: by which a coordinate enters its hinge's angle.
-        offsets: that are added to it, rad.
-        flips: whether no bound keeps a joint from its other set of angles.
+        crossed: the joints.
         singles: all other free coordinates.
         turns: whether a single one is an angle without bounds, so that whole turns don't matter.
         factors: the most that one unit of a single one turns or slides any body.
@@ -258,11 +252,7 @@ class _Channels:
         observable: whether its jumps count.
     """
 
-    joints: tuple[tuple[int, int, int], ...]
-    axes: tuple[tuple[tuple[float, float, float], ...], ...]
-    signs: tuple[tuple[float, float, float], ...]
-    offsets: tuple[tuple[float, float, float], ...]
-    flips: tuple[bool, ...]
+    crossed: CrossedJoints
     singles: tuple[int, ...]
     turns: tuple[bool, ...]
     factors: tuple[float, ...]
@@ -276,31 +266,18 @@ def _channels_of(model: SpineModel, unobservable: tuple[str, ...] = ()) -> _Chan
     """How the model's free coordinates move its bodies."""
     mapping, mj = model.coordinate_map, model.mjx_model
     hinge = np.asarray(mj.jnt_type) == mujoco.mjtJoint.mjJNT_HINGE
-    body, axis = np.asarray(mj.jnt_bodyid), np.asarray(mj.jnt_axis, np.float64)
     matrix = np.asarray(mapping.qpos_matrix)
     open_ended = ~np.isfinite(np.asarray(model.lower)) & ~np.isfinite(np.asarray(model.upper))
-    joints = []
-    for b in np.unique(body[hinge]):
-        rows = np.flatnonzero(hinge & (body == b))
-        owners = tuple(int(np.argmax(np.abs(matrix[row]))) for row in rows)
-        alone = mapping.dependence[:, list(owners)].sum(axis=0) == 1
-        plain = (np.abs(np.abs(matrix[rows, list(owners)]) - 1) < CROSSED).all()
-        crossed = np.abs(axis[rows] @ axis[rows].T - np.eye(len(rows))).max() < CROSSED
-        if len(rows) == 3 and len(set(owners)) == 3 and alone.all() and plain and crossed:
-            joints.append((owners, rows))
-    taken = {i for owners, _ in joints for i in owners}
+    crossed = crossed_joints(model)
+    taken = {i for joint in crossed.joints for i in joint}
     singles = tuple(i for i in range(model.n_free) if i not in taken)
     rotational = np.array(model.rotational, bool)[mapping.free_indices]
     # A spline's slides of a knee are small beside its turn, so the matrix alone tells the factor.
     moved = [np.abs(matrix[hinge == rotational[i], i]).max(initial=0.0) for i in singles]
-    groups = [owners for owners, _ in joints] + [(i,) for i in singles]
+    groups = [*crossed.joints, *((i,) for i in singles)]
     first = [model.free_names[group[0]] for group in groups]
     return _Channels(
-        joints=tuple(owners for owners, _ in joints),
-        axes=tuple(tuple(map(tuple, axis[rows].tolist())) for _, rows in joints),
-        signs=tuple(tuple(matrix[rows, list(owners)].tolist()) for owners, rows in joints),
-        offsets=tuple(tuple(mapping.qpos_offset[rows].tolist()) for _, rows in joints),
-        flips=tuple(bool(open_ended[list(owners)].all()) for owners, _ in joints),
+        crossed=crossed,
         singles=singles,
         turns=tuple(bool(rotational[i] and open_ended[i] and matrix[:, i].any()) for i in singles),
         factors=tuple(float(max(m, 1.0)) for m in moved),
@@ -323,8 +300,9 @@ def _previous(mask: Bool[Array, " T"]) -> Array:
 
 def _quaternions(channels: _Channels, q: Float[Array, "T Q"]) -> Float[Array, "T J 4"]:
     """Rotation of each joint of three axes."""
-    angle = jnp.array(channels.signs) * q[:, np.array(channels.joints)] + jnp.array(channels.offsets)
-    axes = jnp.array(channels.axes)
+    crossed = channels.crossed
+    angle = jnp.array(crossed.signs) * q[:, np.array(crossed.joints)] + jnp.array(crossed.offsets)
+    axes = jnp.array(crossed.axes)
     first, second, third = (
         jnp.concatenate([jnp.cos(angle[..., i, None] / 2), jnp.sin(angle[..., i, None] / 2) * axes[:, i]], -1)
         for i in range(3)
@@ -350,7 +328,7 @@ def _steps(
     known = mask & (before >= 0)
     q = jnp.where(mask[:, None], q, 0.0)
     parts = []
-    if channels.joints:
+    if channels.crossed.joints:
         now = _quaternions(channels, q)
         last = now[jnp.maximum(before, 0)] * jnp.array([1.0, -1.0, -1.0, -1.0])
         turn = _product(last, now)
@@ -381,37 +359,21 @@ def _unwind(
         changes = jnp.where(known[:, None], changes, 0)
         return jnp.cumsum(jnp.where(good[:, None], changes, 0), axis=0) + jnp.where(good[:, None], 0, changes)
 
-    flipped = jnp.zeros((len(q), len(channels.joints)), bool)
-    if any(channels.flips):
-        other, owners = _other_angles(channels, q.shape[1])
+    joints = channels.crossed
+    flipped = jnp.zeros((len(q), len(joints.joints)), bool)
+    if any(joints.flips):
+        other, owners = joints.other_angles(q.shape[1])
         same = _wrapped(q - q[last]) ** 2 @ owners.T
         crossed = _wrapped(q * other[0] + other[1] - q[last]) ** 2 @ owners.T
-        flips = (crossed < same) & np.array(channels.flips)
+        flips = (crossed < same) & np.array(joints.flips)
         flipped = along(flips.astype(int)) % 2 == 1
         most = 2 * jnp.sum(flipped & good[:, None], 0) > jnp.sum(good)
         flipped = (flipped ^ most) & pose[:, None]
         q = jnp.where(flipped @ owners > 0, q * other[0] + other[1], q)
-    free = [i for joint, flip in zip(channels.joints, channels.flips, strict=True) if flip for i in joint]
+    free = [i for joint, flip in zip(joints.joints, joints.flips, strict=True) if flip for i in joint]
     free += [i for i, turn in zip(channels.singles, channels.turns, strict=True) if turn]
     turns = along(-jnp.round((q - q[last]) / (2 * jnp.pi)).astype(int))
     return flipped, jnp.where(np.isin(np.arange(q.shape[1]), free), turns, 0)
-
-
-def _other_angles(
-    channels: _Channels, n_free: int
-) -> tuple[tuple[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]:
-    """Factors and shifts [Q] that give the other angles of the same rotations, and [J Q] whose they are.
-
-    By the hinges they are a + pi, pi - b and c + pi.
-    """
-    factors, shifts = np.ones(n_free), np.zeros(n_free)
-    owners = np.zeros((len(channels.joints), n_free))
-    for j, joint in enumerate(channels.joints):
-        owners[j, list(joint)] = 1.0
-        shifts[list(joint)] = np.pi
-        factors[joint[1]] = -1.0
-        shifts[joint[1]] = channels.signs[j][1] * (np.pi - 2 * channels.offsets[j][1])
-    return (factors, shifts), owners
 
 
 def _padded(values: NDArray) -> NDArray:
@@ -600,7 +562,7 @@ def _continuous(
     """
     arrays = (jnp.asarray(_padded(values)) for values in (trial.q, trial.pose, good))
     flipped, turns = (np.asarray(found)[: len(good)] for found in _unwind(channels, *arrays))
-    (factors, shifts), owners = _other_angles(channels, trial.q.shape[1])
+    (factors, shifts), owners = channels.crossed.other_angles(trial.q.shape[1])
     motion = np.where(flipped @ owners > 0, trial.q * factors + shifts, trial.q)
     return np.asarray(motion + 2 * np.pi * turns), flipped
 

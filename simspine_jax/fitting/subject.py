@@ -50,6 +50,7 @@ from simspine_jax.fitting.terms import (
     markers_of,
 )
 from simspine_jax.geometry.cameras import Cameras
+from simspine_jax.kinematics.crossed import settled
 from simspine_jax.kinematics.lumbar import DEVIATION
 from simspine_jax.kinematics.model import SpineModel
 
@@ -649,7 +650,9 @@ def _root_columns(model: SpineModel) -> NDArray[np.int64]:
 def _first(model: SpineModel, layout: Layout, prior: Prior, seen: _Seen, start: Start) -> tuple[Array, Array]:
     longest = seen.valid.shape[1]
     q = np.tile(np.asarray(model.default_q, np.float64), (len(seen.lengths), longest, 1))
-    for row, poses in enumerate(start.q):
+    root = () if model.root is None else tuple(_root_columns(model))
+    for row, given in enumerate(start.q):
+        poses = settled(model, given, except_for=root)
         there = np.flatnonzero(np.isfinite(poses).all(axis=1))
         if len(there):
             frames = np.clip(np.arange(longest), 0, len(poses) - 1)

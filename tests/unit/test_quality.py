@@ -328,8 +328,8 @@ def test_the_other_set_of_angles_is_made_continuous(spine_model, motion, cuts: l
 
 def test_the_other_set_of_angles_is_the_same_pose(spine_model) -> None:
     """The model's own kinematics say so, for each joint that this module flips."""
-    channels = _channels_of(spine_model)
-    flipping = [list(joint) for joint, flips in zip(channels.joints, channels.flips, strict=True) if flips]
+    crossed = _channels_of(spine_model).crossed
+    flipping = [list(joint) for joint, flips in zip(crossed.joints, crossed.flips, strict=True) if flips]
     names = [", ".join(spine_model.free_names[i] for i in joint) for joint in flipping]
     assert names == [
         "pelvis_tilt, pelvis_list, pelvis_rotation",
@@ -353,7 +353,7 @@ def test_a_joints_speed_is_that_of_its_rotation(spine_model) -> None:
     steps, before = _steps(channels, jnp.asarray(q), jnp.asarray(mask))
     turned = Rotation.from_euler("ZXY", q[np.flatnonzero(mask)][:, index])
     expected = (turned[:-1].inv() * turned[1:]).magnitude()
-    got = np.asarray(steps)[mask, channels.joints.index(tuple(index))]
+    got = np.asarray(steps)[mask, channels.crossed.joints.index(tuple(index))]
     np.testing.assert_allclose(got[1:], expected, atol=1e-9)
     assert got[0] == 0.0
     np.testing.assert_array_equal(np.asarray(before)[mask][1:], np.flatnonzero(mask)[:-1])
