@@ -21,15 +21,16 @@ from scipy.special import chdtri, ndtri
 from simspine_jax.arrays import Array, Float
 from simspine_jax.errors import ShapeError
 from simspine_jax.fitting.information import covariances_of, information_of
-from simspine_jax.fitting.solving import CHUNK, Whole, chunked
+from simspine_jax.fitting.solving import CHUNK, Whole, chunked, factorised
 from simspine_jax.fitting.subject import FitStatus, SubjectFit
-from simspine_jax.fitting.terms import Setting, marker_jacobian, markers_of
+from simspine_jax.fitting.terms import Equations, Setting, marker_jacobian, markers_of, pose_precision
+from simspine_jax.solvers.bordered import frame_covariances
 
 LIFE = 0.5
 """rad and m: about how far joints are from their default poses in life."""
 
 UNSEEN = 0.7
-"""A coordinate whose deviation s has a share s / sqrt(s^2 + LIFE^2) above this counts as not seen."""
+"""A coordinate whose `Uncertainty.observability` is above this counts as not seen."""
 
 Output = Callable[[Float[Array, " Q"], Float[Array, "K 3"], Float[Array, "B 3"]], Float[Array, " M"]]
 """Anything that follows from a frame: (free coordinates, markers in ground, scale factors) -> numbers."""
@@ -46,8 +47,9 @@ class Uncertainty:
         pose_std: ``[C T Q]`` rad and m.
         marker_covariance: ``[C T K 3 3]`` of markers in ground, m^2.
         scale_std: ``[B 3]`` of scale factors.
-        observability: ``[Q]`` for each free coordinate the median over frames of s / sqrt(s^2 + `LIFE`^2), s
-            being its deviation; near 0 it is seen well, near 1 not at all.
+        observability: ``[Q]`` for each free coordinate the median over frames of s / sqrt(s^2 + s0^2), s
+            being its deviation by the data and s0 that beforehand, `LIFE`; near 0 it is seen well, near 1 not
+            at all. Departures of lumbar levels, which a prior holds in every frame, have the prior's s0.
         fit: that this is of.
     """
 
@@ -131,7 +133,11 @@ def uncertainty_of(fit: SubjectFit) -> Uncertainty:
     logs = np.sqrt(np.diagonal(shared)[: layout.n_scales]).reshape(-1, 3)[np.array(layout.body_segment)]
     free = np.asarray(fit.whole.free) > 0
     inside = np.isfinite(fit.q).all(-1)
-    share = np.sqrt(variance / (variance + LIFE**2))[inside]
+    share = np.sqrt(variance / (variance + LIFE**2))
+    if (held := np.asarray(fit.whole.fixed.frame_precision) > 0).any():
+        # With 1 / variance = 1 / s^2 + 1 / s0^2 that is:
+        before = np.asarray(_variances_before(fit.whole), np.float64)
+        share = np.where(held, np.sqrt(np.minimum(variance / before, 1.0)), share)
     return Uncertainty(
         poses,
         np.where(free[:, None] & free, shared, 0.0),
@@ -139,7 +145,7 @@ def uncertainty_of(fit: SubjectFit) -> Uncertainty:
         np.sqrt(variance),
         markers,
         fit.scale_factors * np.where(free[: layout.n_scales].any(), logs, 0.0),
-        np.median(share, axis=0),
+        np.median(share[inside], axis=0),
         fit,
     )
 
@@ -151,6 +157,23 @@ def _covariances(setting: Setting, whole: Whole, q: Array, theta: Array, correla
     poses, between, shared = covariances_of(whole, told.equations())
     markers = _marker_covariances(setting, whole, q, theta, poses, between, shared)
     return poses, between, shared, markers
+
+
+@jax.jit
+def _variances_before(whole: Whole) -> Float[Array, "C T Q"]:
+    """Of coordinates that a prior holds in every frame, by that and the prior on motion; of others none."""
+    precision = pose_precision(whole.fixed, whole.data)
+    n, shared = precision.shape[-1], whole.free.shape[0]
+    dtype = precision.dtype
+    nothing = jnp.zeros_like(precision)
+    alone = Equations(
+        nothing[..., 0], nothing, precision[..., None] * jnp.eye(n, dtype=dtype),
+        jnp.zeros((*precision.shape, shared), dtype), jnp.zeros(shared, dtype), jnp.eye(shared, dtype=dtype),
+    )  # fmt: skip
+    others = (whole.fixed.frame_precision <= 0) | ~whole.valid[..., None]
+    factor, _ = factorised(whole, alone, others, 0.0)
+    own = jnp.moveaxis(frame_covariances(factor.banded), 1, 0)
+    return jnp.diagonal(own, axis1=-2, axis2=-1)
 
 
 def _marker_covariances(

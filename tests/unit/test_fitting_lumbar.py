@@ -120,6 +120,18 @@ def test_levels_that_wander_are_found_where_they_are_free(column: SpineModel, lo
     assert off[0] < off[1]
 
 
+def test_departures_that_only_priors_tell_of_are_not_seen(column: SpineModel, loose: SubjectFit) -> None:
+    """However small their deviations are, which a prior of 2 degrees makes them."""
+    data, names = loose.whole.data, loose.whole.fixed.model.free_names
+    told = uncertainty_of(loose).observability
+    faint = replace(data, marker_precision=1e-9 * data.marker_precision)
+    sure = uncertainty_of(replace(loose, whole=replace(loose.whole, data=faint)))
+    assert set(names[column.n_free :]) <= set(sure.unseen())
+    np.testing.assert_allclose(sure.observability[column.n_free :], 1.0, atol=1e-3)
+    assert (told[: column.n_free] < 0.1).all()
+    assert ((told[column.n_free :] > 0.5) & (told[column.n_free :] < 0.95)).all()
+
+
 @pytest.mark.parametrize(
     "options", [replace(RHYTHM, priors=replace(PRIORS, rhythm=1e-4)), replace(FREE, lumbar_std=1e-5)]
 )
