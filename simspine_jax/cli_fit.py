@@ -43,7 +43,7 @@ Note = Callable[[str], None]
 MAX_STEPS = 200  # as `fitting.subject.FitOptions`, which takes JAX to import
 LUMBAR = ("coupled", "rhythm", "free")  # likewise
 
-_ONE_TRIAL = (*KEYPOINT_OPTIONS, "subject", "action")
+_ONE_TRIAL = (*KEYPOINT_OPTIONS, "subject", "action", "height")
 _NAMES_SHOWN = 12  # of coordinates that are not seen
 
 
@@ -52,8 +52,10 @@ def add_fit_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_argument_group("one trial")
     add_keypoint_arguments(source)
     add_name_arguments(source)
+    source.add_argument("--height", type=float, metavar="M", help=(
+        "the subject's height as measured, which sizes then have to a hundredth"))  # fmt: skip
     # What `read_sources` knows besides.
-    parser.set_defaults(markers=None, static=None, height=None, mass=None)
+    parser.set_defaults(markers=None, static=None, mass=None)
     add_many_arguments(parser)
     model = parser.add_argument_group("model and method")
     model.add_argument("--model", type=Path, metavar="M", help=(
@@ -144,7 +146,7 @@ def check_fit_arguments(arguments: argparse.Namespace) -> None:
     if not arguments.synthetic:
         refuse_without_effect(arguments, SYNTHETIC_OPTIONS, "without --synthetic", "--synthetic")
     check_schema(arguments.schema)
-    for name in ("rate", "fit_focal", "fit_delays", "noise"):
+    for name in ("rate", "height", "fit_focal", "fit_delays", "noise"):
         value = getattr(arguments, name)
         if value is not None and not 0 < value < math.inf:
             raise SimspineError(f"--{name.replace('_', '-')} is {value}; valid is a positive number")
@@ -280,7 +282,8 @@ def format_fitted(result: FittedSubject) -> str:
         lines.append(f"  not seen by these cameras: {listed(result.unseen, _NAMES_SHOWN)}")
     if result.doubts:
         lines += [f"  doubtful: {doubt}" for doubt in result.doubts]
-        lines.append("  deviations are too small then; --hold-out fits without a camera")
+        other = "; --hold-out fits without a camera" if len(result.cameras) > 1 else ""
+        lines.append(f"  deviations are too small then{other}")
     for view in result.held_out:
         if view.fit_px is None or view.chain_px is None:
             lines.append(f"  held-out camera {view.name}: it sees nothing that could be predicted")
@@ -306,7 +309,10 @@ def _size_table(result: FittedSubject) -> list[str]:
 def _lumbar_lines(lumbar: FittedLumbar) -> list[str]:
     logs = (lumbar.log_evidence_free, lumbar.log_evidence_coupled)
     free, coupled = ("-" if x is None else f"{x:.1f}" for x in logs)
-    lines = [f"  lumbar levels {lumbar.treatment}: log evidence {free}, coupled {coupled}; {lumbar.verdict}"]
+    lines = [
+        f"  lumbar levels {lumbar.treatment}: log evidence {free}, coupled {coupled}; {lumbar.verdict}",
+        "  that takes keypoints' errors as independent, and can be for what is wrong where they are large",
+    ]
     if lumbar.unmarked:
         lines.append(
             f"  no marker on {listed(lumbar.unmarked)}: the levels above and below are told apart by little; "

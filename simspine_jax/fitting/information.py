@@ -48,7 +48,7 @@ class Powers(NamedTuple):
 
     Attributes:
         pictures: of these.
-        markers: of 3D markers, whose deviations are given: they may be found larger, but not smaller.
+        markers: of 3D markers. Deviations that are given, as theirs are, may be found larger, not smaller.
     """
 
     pictures: Array | float = 1.0
@@ -151,6 +151,8 @@ def _powers(
     more, varied, number = _scatter(off, data.precision, weighted.precision, usable[..., None, None])
     # Precisions count errors as lasting already.
     of_pictures = _power(2, more, jnp.maximum(correlation, 1.0) * varied)
+    if setting.noise_known:
+        of_pictures = jnp.minimum(of_pictures, NORMAL[2][0] / NORMAL[2][1])
     told = jnp.maximum(curved + more, 1e-12)
     pooled = (curved * of_markers + more * of_pictures) / told
     return Powers(of_pictures, of_markers), jnp.where(curved + more > 0, pooled, 1.0), count + number

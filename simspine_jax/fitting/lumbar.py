@@ -147,6 +147,7 @@ def _with_rhythm(p: Solved, share: float) -> Solved:
     whole = replace(
         p.whole,
         prior_precision=jnp.asarray(precision, p.fitted.q.dtype),
+        prior_mean=widened(p.whole.prior_mean),
         free=widened(p.whole.free, 1.0),
     )
     setting = replace(p.setting, layout=replace(layout, rhythm=rhythm))

@@ -4,7 +4,8 @@ The vector holds, one after the other, logarithms of scale factors by segment an
 changes of the lumbar rhythm where it is learned (`kinematics.lumbar.Rhythm`); for each camera a rotation
 vector (applied after the given rotation), a shift of its centre, the logarithm of a factor of its focal
 lengths and a delay of its clock; and the detector's constant errors by camera and marker.
-It is zero for the generic model, the given cameras and a detector without such errors.
+It is zero for the generic model, the given cameras and a detector without such errors; the prior has 0 too,
+but for what a measured height says of sizes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from simspine_jax.geometry.frames import R_yup_zup
 from simspine_jax.kinematics.coordinates import CoordinateMap
 from simspine_jax.kinematics.lumbar import Rhythm
 from simspine_jax.kinematics.model import SpineModel
-from simspine_jax.kinematics.scaling import PAPER_MEASUREMENTS, Measurement
+from simspine_jax.kinematics.scaling import PAPER_MEASUREMENTS, Measurement, estimate_height
 
 PER_CAMERA = 8
 """Numbers of a camera in the vector: rotation, centre, focal length, delay."""
@@ -227,12 +228,14 @@ class Prior:
     """Of the shared vector.
 
     Attributes:
-        precision: ``[P P]`` of the normal distribution about 0.
+        precision: ``[P P]`` of the normal distribution.
         free: ``[P]`` what is fitted; the rest stays 0.
+        mean: ``[P]`` of the distribution.
     """
 
     precision: NDArray[np.float64]
     free: NDArray[np.bool_]
+    mean: NDArray[np.float64]
 
 
 def make_layout(
@@ -291,7 +294,29 @@ def make_prior(
         precision[:n_scales, :n_scales] = np.linalg.inv(_scale_covariance(len(layout.segments), deviations))
     rest = np.arange(n_scales, layout.size)
     precision[rest, rest] = 1 / np.where(spread > 0, spread, 1.0) ** 2
-    return Prior(precision, free)
+    return Prior(precision, free, np.zeros(layout.size))
+
+
+def with_height(model: SpineModel, layout: Layout, prior: Prior, height_m: float, std: float) -> Prior:
+    """The prior with what a measured height says of sizes, to first order in their logarithms.
+
+    Args:
+        model: the generic model.
+        layout: of the vector.
+        prior: without it.
+        height_m: as measured.
+        std: by which the height of a body of such sizes may differ from it, as a share.
+    """
+    generic = jnp.zeros(layout.size, model.dtype)
+    log_height, slope = jax.value_and_grad(
+        lambda theta: jnp.log(estimate_height(model, layout.scale_factors(theta)))
+    )(generic)
+    slope = np.asarray(slope, np.float64) * prior.free / std
+    precision = prior.precision + np.outer(slope, slope)
+    taller = (np.log(height_m) - float(log_height)) / std
+    return Prior(
+        precision, prior.free, np.linalg.solve(precision, prior.precision @ prior.mean + slope * taller)
+    )
 
 
 _LEAST_SHARE = 1e-4

@@ -39,9 +39,11 @@ class Whole:
     Attributes:
         data: of the frames, ``[C T …]``.
         fixed: model and rig.
-        prior_precision: ``[P P]`` of the shared vector about 0.
+        prior_precision: ``[P P]`` of the shared vector about its mean.
+        prior_mean: ``[P]``; 0 but for what is known of the subject's height.
         free: ``[P]`` what of it is fitted, as 1 and 0.
         acceleration_precision: ``[C Q]`` of each clip's accelerations, (s^2/rad)^2.
+        velocity_precision: of all velocities, (s/rad)^2.
         valid: frames that belong to a clip.
         rate_hz: frames a second.
         spread: ``[C T S Q]`` poses beside each frame's own over which its objective is a mean; see
@@ -51,8 +53,10 @@ class Whole:
     data: FrameData
     fixed: Fixed
     prior_precision: Float[Array, "P P"]
+    prior_mean: Float[Array, " P"]
     free: Float[Array, " P"]
     acceleration_precision: Float[Array, "C Q"]
+    velocity_precision: Float[Array, ""]
     valid: Bool[Array, "C T"]
     rate_hz: Float[Array, ""]
     spread: Float[Array, "C T S Q"]
@@ -96,7 +100,8 @@ def descend(
         q: poses to start from.
         theta: shared vector to start from.
         max_steps: at most, failed ones included.
-        tolerance: share of the objective that a step must promise; a step that promises less ends it.
+        tolerance: of the objective; a step that gains, promising less, ends it. In the posterior's deviations
+            the least is then about the root of twice as much away.
     """
     low, high = (x.astype(q.dtype) for x in (whole.fixed.model.lower, whole.fixed.model.upper))
     q = jnp.clip(q, low, high)
@@ -116,7 +121,8 @@ def descend(
         promise = _promise(whole, e, q - s.q, -move)
         better = jnp.isfinite(after) & (after < before)
         good = before - after > GOOD * promise
-        small = jnp.abs(promise) <= tolerance * jnp.maximum(before, 1.0)
+        # A step that fails promises little only because it is damped.
+        small = better & (jnp.abs(promise) <= tolerance)
         # Rounding of the sum hides gains that are smaller than it.
         noise = ~better & (jnp.abs(promise) <= ROUNDING * jnp.finfo(q.dtype).eps * before)
         softer = jnp.where(good, s.damping * SOFTER, s.damping)
@@ -155,14 +161,27 @@ def objective(setting: Setting, whole: Whole, q: Float[Array, "C T Q"], theta: F
 
 def _penalties(whole: Whole, q: Float[Array, "C T Q"], theta: Float[Array, " P"]) -> Array:
     """What the motion and the shared vector cost by themselves."""
-    return _bending(whole, q) + 0.5 * theta @ (whole.prior_precision @ theta)
+    off = theta - whole.prior_mean
+    return _moving(whole, q) + 0.5 * off @ (whole.prior_precision @ off)
 
 
-def _bending(whole: Whole, q: Float[Array, "C T Q"]) -> Array:
-    _, there = stencils(whole.valid)
+def _moving(whole: Whole, q: Float[Array, "C T Q"]) -> Array:
+    steps, bends = stencils(whole.valid)
+    step = (q[:, 1:] - q[:, :-1]) * whole.rate_hz
     bend = (q[:, 2:] - 2 * q[:, 1:-1] + q[:, :-2]) * whole.rate_hz**2
-    squares = jnp.where(there[:, 2:, None], bend**2, 0.0)
-    return 0.5 * jnp.sum(squares * whole.acceleration_precision[:, None])
+    slow = jnp.sum(jnp.where(steps[:, 1:, None], step**2, 0.0)) * whole.velocity_precision
+    squares = jnp.where(bends[:, 2:, None], bend**2, 0.0)
+    return 0.5 * (slow + jnp.sum(squares * whole.acceleration_precision[:, None]))
+
+
+def motion_blocks(whole: Whole, dtype: jnp.dtype) -> tuple[Float[Array, "C T Q"], ...]:
+    """The matrix of what the motion costs: its diagonal and two off-diagonals, of each coordinate."""
+    slow, smooth = (
+        coupling(Smoothing(*weights, whole.rate_hz), whole.valid, dtype)
+        for weights in ((1.0, 0.0), (0.0, 1.0))
+    )
+    stiff, still = whole.acceleration_precision.astype(dtype)[:, None], whole.velocity_precision.astype(dtype)
+    return tuple(a[..., None] * still + b[..., None] * stiff for a, b in zip(slow, smooth, strict=True))
 
 
 def all_equations(
@@ -175,13 +194,13 @@ def all_equations(
         return equations(setting, whole.fixed, theta, data, pose)
 
     e = _summed_chunks(one, whole, q)
-    pull = jax.grad(lambda x: _bending(whole, x))(q)
+    pull = jax.grad(lambda x: _moving(whole, x))(q)
     return Equations(
         e.cost.reshape(clips, frames),
         e.gradient.reshape(clips, frames, n) + pull,
         e.matrix.reshape(clips, frames, n, n),
         e.border.reshape(clips, frames, n, -1),
-        e.shared_gradient + whole.prior_precision @ theta,
+        e.shared_gradient + whole.prior_precision @ (theta - whole.prior_mean),
         e.shared_matrix + whole.prior_precision,
     )
 
@@ -191,18 +210,15 @@ def factorised(
 ) -> tuple[Bordered, Float[Array, "T C Q P"]]:
     """The system's factor over what isn't held, and its sides."""
     dtype, n = e.gradient.dtype, e.gradient.shape[-1]
-    unit = Smoothing(0.0, 1.0, whole.rate_hz)
-    diagonal, first, second = coupling(unit, whole.valid, dtype)
-    stiff = whole.acceleration_precision.astype(dtype)[:, None]
+    bent, first, second = motion_blocks(whole, dtype)
     free = (~held).astype(dtype)
     own = jnp.diagonal(e.matrix, axis1=-2, axis2=-1)
-    bent = diagonal[..., None] * stiff
     # A unit pivot for what is held, and for what nothing at all determines.
     alone = held | (own + bent <= 0)
     added = bent * free + damping * own * free + jnp.where(alone, 1.0, 0.0)
     a = e.matrix * free[..., :, None] * free[..., None, :] + added[..., None] * jnp.eye(n, dtype=dtype)
-    d1 = first[..., None] * stiff * free * _earlier(free, 1)
-    d2 = second[..., None] * stiff * free * _earlier(free, 2)
+    d1 = first * free * _earlier(free, 1)
+    d2 = second * free * _earlier(free, 2)
     banded = factorise(*(jnp.moveaxis(x, 1, 0) for x in (a, d1, d2)))
     sides = jnp.moveaxis(e.border * free[..., None] * whole.free, 1, 0)
     corner = e.shared_matrix * whole.free[:, None] * whole.free
@@ -226,7 +242,7 @@ def _promise(whole: Whole, e: Equations, step: Float[Array, "C T Q"], move: Floa
     """What a step gains by the model of the objective."""
     inner = jnp.einsum("ctij,ctj->cti", e.matrix, step, precision="highest")
     inner = inner + 2 * jnp.einsum("ctip,p->cti", e.border, move, precision="highest")
-    second = jnp.sum(step * inner) + 2 * _bending(whole, step) + move @ (e.shared_matrix @ move)
+    second = jnp.sum(step * inner) + 2 * _moving(whole, step) + move @ (e.shared_matrix @ move)
     return -(jnp.sum(step * e.gradient) + move @ e.shared_gradient + 0.5 * second)
 
 

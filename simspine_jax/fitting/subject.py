@@ -36,6 +36,7 @@ from simspine_jax.fitting.parameters import (
     make_prior,
     moved_rig,
     rig_of,
+    with_height,
 )
 from simspine_jax.fitting.solving import Fitted, Whole, descend
 from simspine_jax.fitting.spread import PAIRS, Moments, no_spread, posterior_moments
@@ -76,6 +77,17 @@ A body that is smaller and nearer accelerates less. One camera leaves size and d
 one would find people too small: frames by the hundred outweigh what is known of people's sizes.
 """
 
+EARLY_TOLERANCE, EARLY_STEPS = 10.0, (15, 4)
+"""`FitOptions.tolerance` of all rounds but the last, whose weights are still to be found, and how many steps
+the first of them may take and the others, which begin near their ends."""
+
+HEIGHT_STD = 0.01
+"""Share by which a subject's height as measured may differ from that of a body of its segments' sizes."""
+
+FEW_TOGETHER = 0.1
+"""Share of frames that two cameras see, below which a subject counts as seen by one: a stray keypoint in
+another camera says nothing of its distance."""
+
 LEAST_KEYPOINTS = 4
 """Of the model's markers that some camera must see in a frame for it to count."""
 
@@ -102,6 +114,7 @@ class FitOptions:
         priors: of sizes, offsets, cameras and clocks.
         acceleration_std: of each free coordinate, rad/s^2 or m/s^2, from one frame to the next; but see
             `ALONE_ACCELERATION_STD`. A first guess where it is ``adaptive``.
+        velocity_std: of each free coordinate, rad/s or m/s; so weak that it only bridges long gaps.
         adaptive: whether to find from each clip how fast each of its coordinates changes; in float64 alone.
         marginal: whether what all frames share is found for the poses that the data leave possible, as
             `fitting.spread` has it, and not for the likeliest alone; in float64 alone, and not where one
@@ -111,13 +124,18 @@ class FitOptions:
             The pull counts once in a clip, shared by its frames: counted in every frame, it would outweigh
             what is seen of someone who sits, and sizes and offsets would make up for it.
         marker_std_m: of 3D markers, where there are any.
-        noise_px: of keypoints; None to find it from what remains, by view and keypoint.
+        noise_px: of keypoints that are sure (others err as much more as they are less sure), which intervals
+            then don't fall below; None to find it from what remains, by view and keypoint.
         correlated: whether to find from what remains for how many frames errors are alike.
         symmetric: whether offsets of left and right markers mirror each other.
         fixed_markers: without offset.
+        height_m: of the subject, if it was measured, to `HEIGHT_STD`.
         max_steps: of the last round.
-        tolerance: share of the objective that a last step may still promise.
-        rounds: how often noise is found anew.
+        tolerance: of the objective, a negative log posterior, that a last step may still promise: 1e-2 is
+            about 0.1 deviations of the posterior.
+        rounds: the first is with noise that is guessed; from the second on noise, the motion's prior and
+            what poses leave open are found from the round before. With half as many, quick joints are still
+            smoothed too much, which makes shanks of walkers longer by a hundredth.
         lumbar: ``coupled`` as the model ships, in a ``rhythm`` of the subject's own, or ``free``; see
             `fitting.lumbar`. For the latter two the coupled fit is made first.
         lumbar_std: of free levels from the model's rhythm in each frame, rad.
@@ -125,6 +143,7 @@ class FitOptions:
 
     priors: FitPriors = _PRIORS
     acceleration_std: float = 10.0
+    velocity_std: float = 100.0
     adaptive: bool = True
     marginal: bool = True
     pose_std: float = 1.0
@@ -133,9 +152,10 @@ class FitOptions:
     correlated: bool = True
     symmetric: bool = True
     fixed_markers: tuple[str, ...] = ()
+    height_m: float | None = None
     max_steps: int = 200
-    tolerance: float = 1e-6
-    rounds: int = 4
+    tolerance: float = 1e-2
+    rounds: int = 8
     lumbar: Lumbar = "coupled"
     lumbar_std: float = DEVIATION
 
@@ -144,7 +164,9 @@ class FitOptions:
             raise UnknownNameError("Lumbar", self.lumbar, "the choices", get_args(Lumbar))
         if self.lumbar == "rhythm" and not self.priors.rhythm > 0:
             raise ShapeError(f"The rhythm's deviation is {self.priors.rhythm}; valid is a number above 0")
-        for name in ("acceleration_std", "pose_std", "marker_std_m", "tolerance", "lumbar_std"):
+        for name in (
+            "acceleration_std", "velocity_std", "pose_std", "marker_std_m", "tolerance", "lumbar_std",
+        ):  # fmt: skip
             if not (np.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ShapeError(f"{name} is {getattr(self, name)}; valid is a finite number above 0")
         for name in ("max_steps", "rounds"):
@@ -152,6 +174,8 @@ class FitOptions:
                 raise ShapeError(f"{name} is {getattr(self, name)}; valid is from 1")
         if self.noise_px is not None and not self.noise_px > 0:
             raise ShapeError(f"noise_px is {self.noise_px}; valid is a number above 0, or None to find it")
+        if self.height_m is not None and not (np.isfinite(self.height_m) and self.height_m > 0):
+            raise ShapeError(f"height_m is {self.height_m}; valid is a number above 0, or None")
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,7 +265,7 @@ class SubjectFit:
     """A fitted subject. Clips are padded to the longest; ``lengths`` says how long each is.
 
     Attributes:
-        q: free coordinates, rad and m; NaN beyond a clip's end and without data.
+        q: free coordinates, rad and m; NaN beyond a clip's end and in clips that show nothing.
         markers: of the model, ground, m.
         scale_factors: of each body.
         marker_offsets: in the bodies' frames, m.
@@ -256,9 +280,10 @@ class SubjectFit:
         lengths: frames of each clip.
         theta: the shared vector.
         setting: static part of the problem.
-        whole: its arrays, at the last round.
+        whole: its arrays, at the last round, but for the spread.
         lumbar: evidence for the treatment of the lumbar levels; None where they are coupled. With free levels
             ``q`` ends in departures from the rhythm; see `kinematics.lumbar.departing_lumbar`.
+        spread: of poses, over which the objective was a mean; None where nothing was fitted.
     """
 
     q: NDArray[np.float64]
@@ -278,6 +303,7 @@ class SubjectFit:
     setting: Setting = field(repr=False)
     whole: Whole = field(repr=False)
     lumbar: LumbarEvidence | None = None
+    spread: Float[Array, "C T S Q"] | None = field(default=None, repr=False)
 
 
 Tell = Callable[[str], None]
@@ -323,7 +349,9 @@ def fit_subject(
         symmetric=options.symmetric, biased=biased, growing=seen.by_one_camera, segments=segments,
     )  # fmt: skip
     prior = make_prior(model, layout, options.priors, options.fixed_markers)
-    setting = Setting(layout, tuple(terms))
+    if options.height_m is not None:
+        prior = with_height(model, layout, prior, options.height_m, HEIGHT_STD)
+    setting = Setting(layout, tuple(terms), noise_known=options.noise_px is not None)
     rig = rig_of(cameras if cameras is not None else _no_cameras(), dtype)
     whole = _whole(model, prior, rig, seen, options, rate_hz)
     q, theta = _first(model, layout, prior, seen, start)
@@ -347,8 +375,8 @@ def fit_subject(
             whole = _with_moments(whole, moments, options, alone=seen.by_one_camera)
         whole = _with_velocity(setting, whole, q, theta, seen)
         fitted = descend(
-            setting, whole, q, theta, options.max_steps if last else 15,
-            options.tolerance if last else max(1e-3, options.tolerance),
+            setting, whole, q, theta, options.max_steps if last else EARLY_STEPS[min(number, 1)],
+            options.tolerance if last else max(EARLY_TOLERANCE, options.tolerance),
         )  # fmt: skip
         q, theta = fitted.q, fitted.theta
         misses = _misses(setting, whole, fitted, seen)
@@ -362,9 +390,9 @@ def fit_subject(
                  f"{np.nanmedian(np.where(seen.known, residual, np.nan)):.2f} px")  # fmt: skip
     assert fitted is not None
     (setting, whole, fitted), lumbar = _with_lumbar(Solved(setting, whole, fitted), options, tau, tell)
-    whole = replace(whole, spread=no_spread(fitted.q))
+    spread, whole = whole.spread, replace(whole, spread=no_spread(fitted.q))
     result = _result(setting, whole, fitted, seen, noise, tau, _status(fitted, options))
-    return replace(result, lumbar=lumbar)
+    return replace(result, lumbar=lumbar, spread=spread)
 
 
 def _with_lumbar(
@@ -440,7 +468,9 @@ class _Seen:
     @property
     def by_one_camera(self) -> bool:
         """Whether size and distance are left open."""
-        return int(self.known.any(axis=(0, 1, 3)).sum()) == 1 and not self.has_marker.any()
+        together = (self.known.sum(axis=3) >= LEAST_KEYPOINTS).sum(axis=2) >= 2
+        seen = self.known.any() and not self.has_marker.any()
+        return bool(seen and together.sum() < FEW_TOGETHER * self.usable.sum())
 
     @classmethod
     def of(cls, clips: Sequence[Clip], n_cameras: int, dtype: jnp.dtype) -> _Seen:
@@ -462,12 +492,15 @@ class _Seen:
             np.where(known[..., None], keypoints, 0).astype(dtype), known,
             np.clip(confidence, 0, 1).astype(dtype), _sizes(keypoints, known).astype(dtype),
             np.where(has_marker[..., None], markers, 0).astype(dtype), has_marker,
-            np.arange(longest) < np.array(lengths)[:, None], usable, lengths,
+            # A clip that shows nothing has no poses: nothing would hold them.
+            (np.arange(longest) < np.array(lengths)[:, None]) & usable.any(axis=1, keepdims=True),
+            usable, lengths,
         )  # fmt: skip
 
 
 def _sizes(keypoints: NDArray, known: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Root of the area of the box round each person's keypoints, px; the view's median where it is not known.
+    """Root of the area of the box round each person's keypoints, px; the view's median where it is not known,
+    and that of all views where it never is.
 
     A tenth of the keypoints on either side is left out, for some of them are astray.
     """
@@ -480,7 +513,8 @@ def _sizes(keypoints: NDArray, known: NDArray[np.bool_]) -> NDArray[np.float64]:
     size = np.sqrt(np.prod(np.maximum(high - low, 1.0), axis=-1))
     size = np.where(few, np.nan, size)
     seen = np.isfinite(size).any(axis=(0, 1))
-    middle = np.where(seen, np.nanmedian(np.where(seen, size, 1.0), axis=(0, 1)), 1.0)
+    others = np.nanmedian(size) if seen.any() else 1.0
+    middle = np.where(seen, np.nanmedian(np.where(seen, size, 1.0), axis=(0, 1)), others)
     return np.where(np.isfinite(size), size, middle)
 
 
@@ -567,11 +601,13 @@ def _whole(
         data,
         Fixed(model, rig, jnp.asarray(inner / options.pose_std**2, dtype)),
         jnp.asarray(prior.precision, dtype),
+        jnp.asarray(prior.mean, dtype),
         jnp.asarray(prior.free, dtype),
         jnp.broadcast_to(
             jnp.asarray(1 / _acceleration_std(model, options, alone=seen.by_one_camera) ** 2, dtype),
             (len(seen.lengths), model.n_free),
         ),
+        jnp.asarray(1 / options.velocity_std**2, dtype),
         jnp.asarray(seen.valid),
         jnp.asarray(rate_hz, dtype),
         no_spread(jnp.zeros((*seen.valid.shape, model.n_free), dtype)),

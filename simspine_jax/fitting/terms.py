@@ -121,10 +121,12 @@ class Setting:
     Attributes:
         layout: of the shared vector.
         terms: the user's.
+        noise_known: whether the deviations of keypoints are given, not found.
     """
 
     layout: Layout
     terms: tuple[Term, ...] = ()
+    noise_known: bool = False
 
 
 @jax.tree_util.register_dataclass

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import chdtri, ndtri
 
 from simspine_jax.arrays import Array, Float
-from simspine_jax.errors import ShapeError
+from simspine_jax.errors import ShapeError, SimspineError
 from simspine_jax.fitting.information import covariances_of, information_of
 from simspine_jax.fitting.solving import CHUNK, Whole, chunked, factorised
 from simspine_jax.fitting.subject import FitStatus, SubjectFit
@@ -70,7 +70,7 @@ class Uncertainty:
     def unseen(self) -> tuple[str, ...]:
         """Free coordinates that these cameras don't see."""
         names = self.fit.whole.fixed.model.free_names
-        return tuple(n for n, share in zip(names, self.observability, strict=True) if share > UNSEEN)
+        return tuple(n for n, share in zip(names, self.observability, strict=True) if not share <= UNSEEN)
 
     def of(self, output: Output) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Values and standard deviations ``[C T M]`` of what follows from each frame.
@@ -116,10 +116,13 @@ def _check_share(share: float, what: str) -> None:
 
 
 def uncertainty_of(fit: SubjectFit) -> Uncertainty:
-    """The covariances of a fit; those of one that found nothing are its priors'.
+    """The covariances of a fit where it ended; they say little where that isn't the least of its objective.
+
+    A coordinate at its bound has those that it would have without. Of what no data tell they are the priors'.
 
     Raises:
         ShapeError: the fit has no data at all.
+        SimspineError: something is held by neither data nor priors.
     """
     if fit.status == FitStatus.TOO_LITTLE_DATA:
         raise ShapeError("The fit has too little data, so nothing can be said of its uncertainty")
@@ -129,10 +132,15 @@ def uncertainty_of(fit: SubjectFit) -> Uncertainty:
         np.asarray(x, np.float64) for x in _covariances(fit.setting, fit.whole, q, fit.theta, tau)
     )
     variance = np.diagonal(poses, axis1=-2, axis2=-1)
+    there = np.isfinite(fit.q).all(-1)
+    if not (np.isfinite(shared).all() and np.isfinite(variance[there]).all()):
+        raise SimspineError(
+            "The fit's matrix has no inverse, so nothing can be said of its uncertainty: something is held "
+            "by neither data nor prior; valid are deviations of priors that aren't endless"
+        )
     layout = fit.setting.layout
     logs = np.sqrt(np.diagonal(shared)[: layout.n_scales]).reshape(-1, 3)[np.array(layout.body_segment)]
     free = np.asarray(fit.whole.free) > 0
-    inside = np.isfinite(fit.q).all(-1)
     share = np.sqrt(variance / (variance + LIFE**2))
     if (held := np.asarray(fit.whole.fixed.frame_precision) > 0).any():
         # With 1 / variance = 1 / s^2 + 1 / s0^2 that is:
@@ -145,7 +153,7 @@ def uncertainty_of(fit: SubjectFit) -> Uncertainty:
         np.sqrt(variance),
         markers,
         fit.scale_factors * np.where(free[: layout.n_scales].any(), logs, 0.0),
-        np.median(share[inside], axis=0),
+        np.median(share[there], axis=0),
         fit,
     )
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simspine_jax.errors import ShapeError, UnknownNameError
+from simspine_jax.errors import ShapeError, SimspineError, UnknownNameError
 from simspine_jax.fitting.information import covariances_of
 from simspine_jax.fitting.parameters import (
     FitPriors,
@@ -48,6 +48,7 @@ from simspine_jax.fitting.terms import (
 from simspine_jax.fitting.uncertainty import half_width, uncertainty_of
 from simspine_jax.geometry.cameras import Cameras, project
 from simspine_jax.geometry.frames import yup_to_zup
+from simspine_jax.kinematics.scaling import estimate_height
 
 if TYPE_CHECKING:
     from simspine_jax.kinematics.model import SpineModel
@@ -206,9 +207,10 @@ def test_covariances_are_blocks_of_the_dense_inverse(problem, arm_model: SpineMo
     n = arm_model.n_free
     clips = jax.tree.map(lambda x: x[None], data)
     whole = Whole(
-        clips, fixed, jnp.asarray(prior.precision), jnp.asarray(prior.free, jnp.float64),
-        jnp.linspace(0.01, 0.02, n)[None], jnp.ones((1, FRAMES), bool), jnp.asarray(5.0),
-        no_spread(q[None]),
+        clips, fixed, jnp.asarray(prior.precision), jnp.asarray(prior.mean),
+        jnp.asarray(prior.free, jnp.float64), jnp.linspace(0.01, 0.02, n)[None],
+        jnp.asarray(0.3),
+        jnp.ones((1, FRAMES), bool), jnp.asarray(5.0), no_spread(q[None]),
     )  # fmt: skip
 
     def total(x: jax.Array) -> jax.Array:
@@ -386,3 +388,86 @@ def test_what_does_not_go_together_is_refused(arm_model: SpineModel, cameras: Ca
         FitPriors(stature=0.0)
     with pytest.raises(ShapeError, match="between 0 and 1"):
         half_width(1.0)
+
+
+@pytest.mark.parametrize("usable", [0, 1, 2])
+def test_a_clip_that_shows_next_to_nothing_does_no_harm(
+    arm_model: SpineModel, cameras: Cameras, made, usable: int
+) -> None:
+    clip, q, markers, _, priors = made
+    keypoints = np.full_like(clip.keypoints, np.nan)
+    keypoints[7 : 7 + usable] = clip.keypoints[7 : 7 + usable]
+    bad = Clip(keypoints, clip.confidence)
+    options = FitOptions(priors, noise_px=1.0, correlated=False)
+    fit = fit_subject(arm_model, [clip, bad], cameras, 50.0, Start([q, q]), options, segments=SEGMENTS)
+    assert fit.status == FitStatus.CONVERGED
+    assert np.abs(fit.markers[0] - markers).max() < 0.05
+    sure = uncertainty_of(fit)
+    assert np.isfinite(sure.pose_std[0]).all()
+    assert np.isfinite(sure.shared).all()
+    assert np.isfinite(fit.q[1]).all() == (usable > 0)
+    if usable:
+        assert (sure.marker_std[1, -1] > 10 * sure.marker_std[1, 7]).all(), "far from what is seen"
+
+
+def test_a_term_without_a_derivative_ends_in_a_status(arm_model: SpineModel, cameras: Cameras, made) -> None:
+    """Its steps gain nothing, so none of them is an end, however small damping makes them."""
+    clip, q, _, _, priors = made
+
+    def backwards(q, markers, scale):
+        off = 50.0 * (markers[3] - 1.0)
+        return 2 * jax.lax.stop_gradient(off) - off
+
+    options = FitOptions(priors, noise_px=1.0, correlated=False, rounds=1)
+    fit = fit_subject(
+        arm_model, [clip], cameras, 50.0, Start([q]), options, segments=SEGMENTS, terms=[backwards]
+    )
+    assert fit.status == FitStatus.FAILED
+
+
+def test_what_no_prior_and_no_picture_holds_is_told(arm_model: SpineModel, cameras: Cameras, made) -> None:
+    clip, q, _, _, priors = made
+    options = FitOptions(priors, noise_px=1.0, correlated=False, rounds=1)
+    fit = fit_subject(arm_model, [clip], cameras, 50.0, Start([q]), options, segments=SEGMENTS)
+    loose = replace(fit.whole, prior_precision=0 * fit.whole.prior_precision)
+    with pytest.raises(SimspineError, match="neither data nor prior"):
+        uncertainty_of(replace(fit, whole=loose))
+
+
+def test_a_measured_height_is_what_sizes_have(arm_model: SpineModel, cameras: Cameras, made) -> None:
+    clip, q, _, _factors, priors = made
+    heights = []
+    for height in (None, 2.2):
+        options = FitOptions(priors, noise_px=1.0, correlated=False, rounds=1, height_m=height)
+        seen = replace(clip, keypoints=np.where(np.arange(3)[:, None, None] == 0, clip.keypoints, np.nan))
+        fit = fit_subject(arm_model, [seen], cameras, 50.0, Start([q]), options, segments=SEGMENTS)
+        heights.append(float(estimate_height(arm_model, jnp.asarray(fit.scale_factors))))
+    assert heights[1] == pytest.approx(2.2, rel=0.02)
+    assert abs(heights[0] - 2.2) > 0.1
+
+
+def test_noise_that_is_given_keeps_intervals_as_wide(arm_model: SpineModel, cameras: Cameras, made) -> None:
+    clip, q, _, factors, priors = made
+    widths = []
+    for noise in (1.0, 16.0):
+        fixed = replace(
+            priors, stature=0.0, proportion=0.0, breadth=0.0, offset_m=0.0, rotation_deg=0.0, centre_m=0.0
+        )
+        options = FitOptions(fixed, noise_px=noise, correlated=False, marginal=False, adaptive=False)
+        fit = fit_subject(arm_model, [clip], cameras, 50.0, Start([q], factors), options, segments=SEGMENTS)
+        widths.append(np.median(uncertainty_of(fit).marker_std))
+    assert widths[1] > 4 * widths[0], "of what remains they would be alike"
+
+
+def test_a_stray_keypoint_does_not_make_a_second_camera(arm_model: SpineModel, made) -> None:
+    clip, *_ = made
+    keypoints = np.full_like(clip.keypoints, np.nan)
+    keypoints[:, 0] = clip.keypoints[:, 0]
+    keypoints[5, 1, 2] = 400.0
+    seen = _Seen.of([Clip(keypoints, clip.confidence)], VIEWS, jnp.dtype("float64"))
+    assert seen.by_one_camera
+    keypoints[::2, 1:] = np.nan
+    keypoints[1::2, 1] = clip.keypoints[1::2, 1]
+    keypoints[1::2, 0] = np.nan
+    assert _Seen.of([Clip(keypoints, clip.confidence)], VIEWS, jnp.dtype("float64")).by_one_camera
+    assert not _Seen.of([clip], VIEWS, jnp.dtype("float64")).by_one_camera
