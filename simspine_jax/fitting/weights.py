@@ -101,12 +101,15 @@ def learn_weights(
     counted = jnp.asarray(chosen)
     for step in range(steps + 1):
         error, slope = _error_and_slope(logs, model, markers, truth, factors, counted)
+        if not bool(jnp.isfinite(error)):
+            raise ShapeError(
+                "No frame has a pose and the true place of a scored marker; valid is one or more such frames"
+            )
         errors.append(float(error))
         best = min(best, (errors[-1], logs), key=lambda pair: pair[0])
         if progress is not None:
             progress(step, errors[-1])
-        # A frame whose solve is at a fold has no finite gradient; such a step would end the learning.
-        updates, state = optimiser.update(jnp.nan_to_num(slope), state, logs)
+        updates, state = optimiser.update(slope, state, logs)
         logs = logs + updates  # type: ignore[operator]
     return LearnedWeights(np.asarray(_weights(best[1]), np.float64), tuple(errors))
 
@@ -137,9 +140,25 @@ def _weights(logs: Float[Array, " K"]) -> Float[Array, " K"]:
 
 
 @jax.jit
-@jax.value_and_grad
 def _error_and_slope(
     logs: Float[Array, " K"],
+    model: SpineModel,
+    markers: Float[Array, "S T K 3"],
+    truth: Float[Array, "S T K 3"],
+    factors: Float[Array, "S B 3"],
+    chosen: Bool[Array, " K"],
+) -> tuple[Array, Float[Array, " K"]]:
+    """The mean distance, m, and its gradient without frames that have none, whose solve is at a fold."""
+    each = jnp.broadcast_to(_weights(logs), markers.shape[:3])
+    error, slopes = _error(each, model, markers, truth, factors, chosen)
+    finite = jnp.isfinite(slopes).all(axis=-1, keepdims=True)
+    (slope,) = jax.vjp(_weights, logs)[1](jnp.sum(jnp.where(finite, slopes, 0.0), axis=(0, 1)))
+    return error, slope
+
+
+@jax.value_and_grad
+def _error(
+    weights: Float[Array, "S T K"],
     model: SpineModel,
     markers: Float[Array, "S T K 3"],
     truth: Float[Array, "S T K 3"],
@@ -148,8 +167,8 @@ def _error_and_slope(
 ) -> Array:
     """Mean distance of the chosen markers from the truth over all subjects, m."""
 
-    def one(found: Array, true: Array, factor: Array) -> tuple[Array, Array]:
-        solution = solve_ik(model, found, weights=_weights(logs), scale_factors=factor)
+    def one(weight: Array, found: Array, true: Array, factor: Array) -> tuple[Array, Array]:
+        solution = solve_ik(model, found, weights=weight, scale_factors=factor)
         known = jnp.isfinite(solution.q).all(axis=-1)
         q = jnp.where(known[:, None], solution.q, 0.0)
         placed = forward_kinematics(model, q, scale_factors=factor).markers
@@ -158,5 +177,5 @@ def _error_and_slope(
         return jnp.sum(jnp.where(counts, jnp.linalg.norm(off, axis=-1), 0.0)), jnp.sum(counts)
 
     # One subject after the other: the same program for each.
-    total, count = jax.lax.map(lambda parts: one(*parts), (markers, truth, factors))
+    total, count = jax.lax.map(lambda parts: one(*parts), (weights, markers, truth, factors))
     return jnp.sum(total) / jnp.sum(count)

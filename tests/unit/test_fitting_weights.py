@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -50,3 +52,11 @@ def test_what_can_not_be_learned_from_is_refused(tangle_model: ssj.SpineModel) -
         learn_weights(tangle_model, [seen], tangle_model.marker_names, steps=0)
     with pytest.raises(UnknownNameError):
         learn_weights(tangle_model, [seen], ["nobody's"])
+
+
+@pytest.mark.slow
+def test_without_a_true_place_there_is_nothing_to_learn_from(tangle_model: ssj.SpineModel) -> None:
+    seen = seen_by(tangle_model, 0)
+    nowhere = replace(seen, truth=np.full_like(seen.truth, np.nan))
+    with pytest.raises(ShapeError, match="true place of a scored marker"):
+        learn_weights(tangle_model, [nowhere], tangle_model.marker_names, steps=1)
