@@ -60,7 +60,7 @@ SUBJECT_ROWS = (
     Metric("fitting/segment_length_err_pct", "%", "lower", _SOLVED, 1.0,
            f"Mean absolute error of segment lengths; {_CAMERAS_OFF}."),
     Metric("fitting/camera_rotation_err_deg", "deg", "lower", _SOLVED, 0.1,
-           f"Mean error of cameras' rotations beside one another; {_CAMERAS_OFF}."),
+           f"Mean error of cameras' rotations beside one another, without the turn of all; {_CAMERAS_OFF}."),
     Metric("fitting/spine_mpjpe_ratio", "ratio", "lower", _SOLVED, 0.6,
            f"Spine MPJPE over that of triangulation, scaling and inverse kinematics; {_CAMERAS_OFF}."),
     Metric("fitting/seeds_converged", "seeds", "higher", 0.02, 50,

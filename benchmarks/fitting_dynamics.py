@@ -61,10 +61,11 @@ def inverse_dynamics_rel_err(place: Workplace) -> Iterator[Measurement]:
         for i, row in enumerate(ours):
             peer.set_pose(values[i], speeds[i])
             worst = max(worst, _relative(row, peer.inverse_dynamics(changes[i])))
-        note = "Peer: InverseDynamicsSolver."
+        note, data = "Peer: InverseDynamicsSolver.", RANDOM
         if set(THREEFOLD) <= set(model.coordinate_names) and len(model.coordinate_names) > 40:
             note += " Both knees stand still, whose accelerations Simbody gets wrong."
-        yield Measurement(f"fitting/inverse_dynamics_rel_err/{name}", worst, RANDOM, note)
+            data += "; both knees stand still"
+        yield Measurement(f"fitting/inverse_dynamics_rel_err/{name}", worst, data, note)
 
 
 def inverse_dynamics_rate(place: Workplace) -> Iterator[Measurement]:

@@ -104,7 +104,8 @@ def simulate(
     """Bodies that follow a reference by their controllers, with passive joints.
 
     Args:
-        model: a model with masses; its gravity acts.
+        model: a model with masses; its gravity acts. Bounds of its coordinates don't: what should stop at
+            them needs springs.
         start: of each body.
         passive: pulls to the model's default pose, and brakes.
         tracking: pulls to the reference and its speeds. At the root it is a hand that holds the body: without
@@ -115,7 +116,8 @@ def simulate(
         keep: whether all steps come back; else only the last.
 
     Returns:
-        The states after each step, ``[S *batch Q]``, or the last.
+        The states after each step, ``[S *batch Q]``, or the last. A body whose state is no longer finite, as
+        by a step that is too long, is NaN from there on.
 
     Raises:
         ShapeError: shapes don't agree.
@@ -127,6 +129,13 @@ def simulate(
             f"the reference has the shapes {reference.q.shape} and {reference.speeds.shape}; both must be "
             f"the same and end in the model's {count} free coordinates"
         )
+    for name, springs in (("passive", passive), ("tracking", tracking)):
+        for part in (springs.stiffness, springs.damping):
+            if jnp.shape(part) != (count,):
+                raise ShapeError(
+                    f"{name} springs have a part of shape {jnp.shape(part)}; valid is ({count},), one "
+                    "for each of the model's free coordinates"
+                )
     rest = model.kinematics.default_q.astype(q.dtype)
 
     def advance(state, target):
