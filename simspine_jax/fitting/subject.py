@@ -77,9 +77,8 @@ A body that is smaller and nearer accelerates less. One camera leaves size and d
 one would find people too small: frames by the hundred outweigh what is known of people's sizes.
 """
 
-EARLY_TOLERANCE, EARLY_STEPS = 10.0, (15, 4)
-"""`FitOptions.tolerance` of all rounds but the last, whose weights are still to be found, and how many steps
-the first of them may take and the others, which begin near their ends."""
+EARLY_TOLERANCE, EARLY_STEPS = 10.0, 15
+"""`FitOptions.tolerance` and ``max_steps`` of all rounds but the last: weights are still to be found."""
 
 HEIGHT_STD = 0.01
 """Share by which a subject's height as measured may differ from that of a body of its segments' sizes."""
@@ -134,8 +133,8 @@ class FitOptions:
         tolerance: of the objective, a negative log posterior, that a last step may still promise: 1e-2 is
             about 0.1 deviations of the posterior.
         rounds: the first is with noise that is guessed; from the second on noise, the motion's prior and
-            what poses leave open are found from the round before. With half as many, quick joints are still
-            smoothed too much, which makes shanks of walkers longer by a hundredth.
+            what poses leave open are found from the round before. After four, quick joints are still smoothed
+            a little too much and shanks of walkers a hundredth too long; after eight other lengths are worse.
         lumbar: ``coupled`` as the model ships, in a ``rhythm`` of the subject's own, or ``free``; see
             `fitting.lumbar`. For the latter two the coupled fit is made first.
         lumbar_std: of free levels from the model's rhythm in each frame, rad.
@@ -155,7 +154,7 @@ class FitOptions:
     height_m: float | None = None
     max_steps: int = 200
     tolerance: float = 1e-2
-    rounds: int = 8
+    rounds: int = 4
     lumbar: Lumbar = "coupled"
     lumbar_std: float = DEVIATION
 
@@ -375,7 +374,7 @@ def fit_subject(
             whole = _with_moments(whole, moments, options, alone=seen.by_one_camera)
         whole = _with_velocity(setting, whole, q, theta, seen)
         fitted = descend(
-            setting, whole, q, theta, options.max_steps if last else EARLY_STEPS[min(number, 1)],
+            setting, whole, q, theta, options.max_steps if last else EARLY_STEPS,
             options.tolerance if last else max(EARLY_TOLERANCE, options.tolerance),
         )  # fmt: skip
         q, theta = fitted.q, fitted.theta

@@ -208,7 +208,7 @@ class FittedSubject:
         held_out: cameras that had no part in it.
         observability: (free coordinate, how little is known of it; see `fitting.uncertainty`).
         unseen: free coordinates of which the data tell next to nothing.
-        doubts: sentences about cameras that the fit should not be believed with.
+        doubts: sentences about cameras and lifter with which deviations should not be believed.
         lumbar: how the lumbar levels move; None where they are coupled as the model has them.
         trials: as in their own records.
         resumed: whether it was complete already.

@@ -119,6 +119,8 @@ def dense(fit: SubjectFit, e: Equations) -> np.ndarray:
     frames, n = np.asarray(e.gradient).shape[1:]
     bend = np.diff(np.eye(frames), 2, axis=0) * float(fit.whole.rate_hz) ** 2
     poses = np.einsum("st,ij->sitj", bend.T @ bend, np.diag(np.asarray(fit.whole.acceleration_precision)[0]))
+    step = np.diff(np.eye(frames), axis=0) * float(fit.whole.rate_hz)
+    poses += float(fit.whole.velocity_precision) * np.einsum("st,ij->sitj", step.T @ step, np.eye(n))
     poses[np.arange(frames), :, np.arange(frames)] += np.asarray(e.matrix)[0]
     free = np.asarray(fit.whole.free)
     side = np.asarray(e.border)[0].reshape(frames * n, -1) * free

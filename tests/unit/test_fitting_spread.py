@@ -33,7 +33,8 @@ def test_the_objective_is_the_mean_over_the_spread_and_has_its_gradient(fit: Sub
 
     @jax.jit
     def bare(q: jax.Array) -> jax.Array:
-        still = replace(fit.whole, acceleration_precision=0 * whole.acceleration_precision)
+        none = {name: 0 * getattr(whole, name) for name in ("acceleration_precision", "velocity_precision")}
+        still = replace(fit.whole, **none)
         return objective(fit.setting, still, q, fit.theta)
 
     here = objective(fit.setting, fit.whole, q, fit.theta) - bare(q)  # what motion costs, which isn't spread
@@ -58,6 +59,8 @@ def test_the_spread_is_as_wide_as_the_data_leave_the_poses(fit: SubjectFit) -> N
     bend = np.diff(np.eye(frames), 2, axis=0) * float(fit.whole.rate_hz) ** 2
     stiff = np.asarray(fit.whole.acceleration_precision)[0]
     matrix += np.einsum("st,ij->sitj", bend.T @ bend, np.diag(stiff))
+    step = np.diff(np.eye(frames), axis=0) * float(fit.whole.rate_hz)
+    matrix += float(fit.whole.velocity_precision) * np.einsum("st,ij->sitj", step.T @ step, np.eye(n))
     variance = np.diagonal(np.linalg.inv(matrix.reshape(frames * n, -1))).reshape(frames, n)
     narrowed = variance / (1 + variance / WIDEST**2)
     wide = np.mean(np.asarray(found) ** 2, axis=(0, 1, 2))
