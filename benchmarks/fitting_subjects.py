@@ -374,7 +374,9 @@ class _Problem:
         whole, data = self.whole, self.whole.data
         off = all_expected(self.setting, whole.fixed, theta, data, q) - data.keypoints
         squared = data.precision * jnp.sum(off**2, axis=-1)
-        share = jnp.sqrt(2 * robust_cost(squared)[0] / jnp.maximum(squared, TINY))
+        some = squared > TINY  # where nothing is off its root has no derivative
+        share = jnp.sqrt(2 * robust_cost(safe := jnp.where(some, squared, 1.0))[0] / safe)
+        share = jnp.where(some, share, 1.0)
         seen = (jnp.sqrt(data.precision) * share)[..., None] * off
         pose = jnp.sqrt(pose_precision(whole.fixed, data)) * (q - whole.fixed.model.default_q)
         return jnp.concatenate([seen.reshape(q.shape[1], -1), pose[0]], axis=1)
