@@ -30,6 +30,8 @@ SYNTHETIC = ("--synthetic", "--subjects", "S1", "--actions", "Walking")
         ((*SYNTHETIC, "--noise", "inf"), "--noise is inf; valid is a positive number"),
         ((*SYNTHETIC, "--max-steps", "0"), "--max-steps is 0; valid is a whole number from 1 on"),
         ((*SYNTHETIC, "--hold-out", "a", "a"), "names a camera twice"),
+        ((*SYNTHETIC, "--height", "1.8"), "--height has no effect with --synthetic"),
+        (("--keypoints", "a", "--height", "-1"), "--height is -1.0; valid is a positive number"),
         ((*SYNTHETIC, "--lumbar", "stiff"), "--lumbar is 'stiff'; valid are coupled, rhythm, free"),
         ((*SYNTHETIC, "--view", "a"), "--view has no effect without --lifter"),
         ((*SYNTHETIC, "--lifter", "none", "--view", "a", "--hold-out", "a"), "both name a; valid is another"),
