@@ -186,33 +186,32 @@ def _found(model: SpineModel, seed: int, world: World, options: FitOptions, angl
     turned = (np.asarray(c.rotations, np.float64) for c in (fit.cameras, world.cameras))
     rotation, relative = _rotation_errors(*turned)
     lengths = _true_lengths(model, world)
-    found = lengths_found(uncertainty_of(fit))
-    off = _deviations_off(model, world, fit, angles)
-    inside = {name: np.abs(z) <= half_width(SHARE) for name, z in off.items()}
+    sure = uncertainty_of(fit)
+    found = lengths_found(sure)
+    times = half_width(SHARE)
+    columns = model.free_indices(LUMBAR)
+    lordosis = angles.names.index("lordosis")
+    value, std = sure.of(angles.output)
+    real = np.asarray(
+        _outputs(
+            angles.output,
+            jnp.asarray(np.stack(world.q)),
+            jnp.asarray(truth),
+            jnp.asarray(world.scale_factors),
+        )
+    )
+    inside = {
+        "keypoints": np.abs(fit.markers - truth)
+        <= times * np.sqrt(np.diagonal(sure.marker_covariance, axis1=-2, axis2=-1)),
+        "lumbar_angles": np.abs(fit.q - np.stack(world.q))[..., columns]
+        <= times * sure.pose_std[..., columns],
+        "lordosis": np.abs(value - real)[..., lordosis] <= times * std[..., lordosis],
+        "segment_lengths": np.array([abs(x.length_mm - lengths[x.name]) <= times * x.std_mm for x in found]),
+    }
     return Found(
         seed, fit.status, {x.name: 100 * (x.length_mm / lengths[x.name] - 1) for x in found},
         rotation, relative, ours, theirs, {name: (float(x.mean()), x.size) for name, x in inside.items()},
     )  # fmt: skip
-
-
-def _deviations_off(
-    model: SpineModel, world: World, fit: SubjectFit, angles: Angles
-) -> dict[str, NDArray[np.float64]]:
-    """Errors over deviations of each kind of output."""
-    sure, truth = uncertainty_of(fit), np.stack(world.markers)
-    columns, lordosis = model.free_indices(LUMBAR), angles.names.index("lordosis")
-    value, std = sure.of(angles.output)
-    q, markers, factors = (jnp.asarray(x) for x in (np.stack(world.q), truth, world.scale_factors))
-    real = np.asarray(_outputs(angles.output, q, markers, factors))
-    lengths = _true_lengths(model, world)
-    return {
-        "keypoints": (fit.markers - truth) / np.sqrt(np.diagonal(sure.marker_covariance, axis1=-2, axis2=-1)),
-        "lumbar_angles": (fit.q - np.stack(world.q))[..., columns] / sure.pose_std[..., columns],
-        "lordosis": (value - real)[..., lordosis] / std[..., lordosis],
-        "segment_lengths": np.array(
-            [(x.length_mm - lengths[x.name]) / x.std_mm for x in lengths_found(sure)]
-        ),
-    }
 
 
 @partial(jax.jit, static_argnums=0)

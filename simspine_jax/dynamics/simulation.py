@@ -116,8 +116,7 @@ def simulate(
         keep: whether all steps come back; else only the last.
 
     Returns:
-        The states after each step, ``[S *batch Q]``, or the last. A body whose state is no longer finite, as
-        by a step that is too long, is NaN from there on.
+        The states after each step, ``[S *batch Q]``, or the last. Whether they are finite is not looked at.
 
     Raises:
         ShapeError: shapes don't agree.

@@ -27,9 +27,9 @@ from jax import lax
 
 from simspine_jax.arrays import Array, Bool, Float
 from simspine_jax.fitting.information import Powers, as_expected, information_of
-from simspine_jax.fitting.solving import Whole, all_equations, factorised, motion_blocks, objective
-from simspine_jax.fitting.terms import Setting, pose_precision
-from simspine_jax.solvers.banded import factorise, log_determinant, solve
+from simspine_jax.fitting.solving import Whole, all_equations, factorised, objective, prior_factor
+from simspine_jax.fitting.terms import Setting
+from simspine_jax.solvers.banded import log_determinant, solve
 from simspine_jax.solvers.bordered import log_determinant_bordered
 
 
@@ -92,12 +92,4 @@ def _prior_determinant(whole: Whole) -> Array:
     """log |K|, of the shared vector and of coordinates that are pulled to a pose."""
     free = whole.free
     corner = whole.prior_precision * free[:, None] * free + jnp.diag(1 - free)
-    pull = pose_precision(whole.fixed, whole.data)
-    diagonal, first, second = motion_blocks(whole, pull.dtype)
-    proper = jnp.any(pull > 0, axis=1, keepdims=True)
-    own = pull + diagonal
-    own = jnp.where(proper & (own > 0), own, 1.0)
-    blocks = [own, *(jnp.where(proper, x, 0.0) for x in (first, second))]
-    # Each coordinate of each clip by itself.
-    a, d1, d2 = (jnp.moveaxis(x, 1, 0).reshape(x.shape[1], -1, 1) for x in blocks)
-    return log_determinant(factorise(a[..., None], d1, d2)) + jnp.linalg.slogdet(corner)[1]
+    return log_determinant(prior_factor(whole)) + jnp.linalg.slogdet(corner)[1]

@@ -15,6 +15,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from simspine_jax.arrays import Array, Float
 from simspine_jax.errors import ShapeError
@@ -23,8 +24,9 @@ from simspine_jax.fitting.subject import FitStatus, SubjectFit
 from simspine_jax.fitting.terms import Setting
 from simspine_jax.solvers.bordered import solve_bordered
 
-STEPS, TOLERANCE = 100, 1e-10
-"""Of the conjugate gradients: at most, and the share of the right side that may be left."""
+STEPS, TOLERANCE, LEFT = 100, 1e-10, 1e-4
+"""Of the conjugate gradients: at most, the share of the right side at which they end, and that beyond which
+the derivatives are NaN."""
 
 Pair = tuple[Array, Array]
 
@@ -93,4 +95,6 @@ def _pulled(setting: Setting, whole: Whole, point: Pair, seen: Pair, pulls: Pair
     right = masked(pulls)
     moved, _ = jax.scipy.sparse.linalg.cg(curved, right, near(right), tol=TOLERANCE, maxiter=STEPS, M=near)
     (found,) = jax.vjp(lambda seen: slope(point, seen), seen)[1](jax.tree.map(jnp.negative, moved))
-    return found
+    left = optax.tree.norm(jax.tree.map(jnp.subtract, curved(moved), right))
+    solved = left <= LEFT * optax.tree.norm(right)
+    return jax.tree.map(lambda x: jnp.where(solved, x, jnp.nan), found)

@@ -16,9 +16,17 @@ import jax.numpy as jnp
 from jax import lax
 
 from simspine_jax.arrays import Array, Bool, Float
-from simspine_jax.fitting.terms import Equations, Fixed, FrameData, Setting, cost_of, equations
+from simspine_jax.fitting.terms import (
+    Equations,
+    Fixed,
+    FrameData,
+    Setting,
+    cost_of,
+    equations,
+    pose_precision,
+)
 from simspine_jax.kinematics.clip import Smoothing, coupling, stencils
-from simspine_jax.solvers.banded import factorise
+from simspine_jax.solvers.banded import Factor, factorise
 from simspine_jax.solvers.bordered import Bordered, border, solve_bordered
 
 CHUNK = 64
@@ -182,6 +190,21 @@ def motion_blocks(whole: Whole, dtype: jnp.dtype) -> tuple[Float[Array, "C T Q"]
     )
     stiff, still = whole.acceleration_precision.astype(dtype)[:, None], whole.velocity_precision.astype(dtype)
     return tuple(a[..., None] * still + b[..., None] * stiff for a, b in zip(slow, smooth, strict=True))
+
+
+def prior_factor(whole: Whole) -> Factor:
+    """Of the priors' matrix of poses, each coordinate of each clip ``[T C*Q]`` by itself.
+
+    Ones stand for coordinates that are pulled to no pose, and for frames that aren't there.
+    """
+    pull = pose_precision(whole.fixed, whole.data)
+    diagonal, first, second = motion_blocks(whole, pull.dtype)
+    proper = jnp.any(pull > 0, axis=1, keepdims=True)
+    own = pull + diagonal
+    own = jnp.where(proper & (own > 0), own, 1.0)
+    blocks = [own, *(jnp.where(proper, x, 0.0) for x in (first, second))]
+    a, d1, d2 = (jnp.moveaxis(x, 1, 0).reshape(x.shape[1], -1, 1) for x in blocks)
+    return factorise(a[..., None], d1, d2)
 
 
 def all_equations(

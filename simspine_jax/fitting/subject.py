@@ -130,11 +130,9 @@ class FitOptions:
         fixed_markers: without offset.
         height_m: of the subject, if it was measured, to `HEIGHT_STD`.
         max_steps: of the last round.
-        tolerance: of the objective, a negative log posterior, that a last step may still promise: 1e-2 is
-            about 0.1 deviations of the posterior.
+        tolerance: of the objective, a negative log posterior, that a last step may still promise.
         rounds: the first is with noise that is guessed; from the second on noise, the motion's prior and
-            what poses leave open are found from the round before. After four, quick joints are still smoothed
-            a little too much and shanks of walkers a hundredth too long; after eight other lengths are worse.
+            what poses leave open are found from the round before.
         lumbar: ``coupled`` as the model ships, in a ``rhythm`` of the subject's own, or ``free``; see
             `fitting.lumbar`. For the latter two the coupled fit is made first.
         lumbar_std: of free levels from the model's rhythm in each frame, rad.
@@ -245,6 +243,19 @@ class Clip:
         if self.lifted is not None and self.lifted.points.shape != wanted:
             raise ShapeError(f"lifted points have shape {self.lifted.points.shape}; valid is {wanted}")
 
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """``[T V K]`` keypoints that are there."""
+        return np.isfinite(self.keypoints).all(axis=-1) & (np.nan_to_num(self.confidence) > 0)
+
+    @property
+    def usable(self) -> NDArray[np.bool_]:
+        """``[T]`` frames with enough keypoints and markers to count."""
+        there = self.known.sum(axis=(1, 2))
+        if self.markers is not None:
+            there = there + np.isfinite(self.markers).all(axis=-1).sum(axis=-1)
+        return there >= LEAST_KEYPOINTS
+
 
 @dataclass(frozen=True, eq=False)
 class Start:
@@ -340,22 +351,13 @@ def fit_subject(
     options = options or FitOptions()
     n_cameras = 0 if cameras is None else len(cameras.names)
     _check(model, clips, n_cameras, rate_hz, start)
-    biased = options.priors.bias > 0
-    dtype = model.dtype
-    seen = _Seen.of(clips, n_cameras, dtype)
-    layout = make_layout(
-        model, n_cameras,
-        symmetric=options.symmetric, biased=biased, growing=seen.by_one_camera, segments=segments,
-    )  # fmt: skip
-    prior = make_prior(model, layout, options.priors, options.fixed_markers)
-    if options.height_m is not None:
-        prior = with_height(model, layout, prior, options.height_m, HEIGHT_STD)
-    setting = Setting(layout, tuple(terms), noise_known=options.noise_px is not None)
-    rig = rig_of(cameras if cameras is not None else _no_cameras(), dtype)
+    seen = _Seen.of(clips, n_cameras, model.dtype)
+    setting, prior = _with_priors(model, n_cameras, seen, options, terms, segments)
+    rig = rig_of(cameras if cameras is not None else _no_cameras(), model.dtype)
     whole = _whole(model, prior, rig, seen, options, rate_hz)
-    q, theta = _first(model, layout, prior, seen, start)
-    size = float(np.exp(np.mean(np.asarray(theta)[: layout.n_scales])))
-    whole = replace(whole, data=replace(whole.data, lifted=_lifted_data(clips, seen, size, dtype)))
+    q, theta = _first(model, setting.layout, prior, seen, start)
+    size = float(np.exp(np.mean(np.asarray(theta)[: setting.layout.n_scales])))
+    whole = replace(whole, data=replace(whole.data, lifted=_lifted_data(clips, seen, size, model.dtype)))
     if not seen.usable.any():
         none = Fitted(q, theta, jnp.asarray(jnp.nan), jnp.int32(0), jnp.asarray(False))
         return _result(setting, whole, none, seen, None, 1.0, FitStatus.TOO_LITTLE_DATA)
@@ -392,6 +394,21 @@ def fit_subject(
     spread, whole = whole.spread, replace(whole, spread=no_spread(fitted.q))
     result = _result(setting, whole, fitted, seen, noise, tau, _status(fitted, options))
     return replace(result, lumbar=lumbar, spread=spread)
+
+
+def _with_priors(
+    model: SpineModel, n_cameras: int, seen: _Seen, options: FitOptions, terms: Sequence[Term],
+    segments: Sequence[Segment] | None,
+) -> tuple[Setting, Prior]:  # fmt: skip
+    """What is static, and what is known of the shared vector beforehand."""
+    layout = make_layout(
+        model, n_cameras, symmetric=options.symmetric, biased=options.priors.bias > 0,
+        growing=seen.by_one_camera, segments=segments,
+    )  # fmt: skip
+    prior = make_prior(model, layout, options.priors, options.fixed_markers)
+    if options.height_m is not None:
+        prior = with_height(model, layout, prior, options.height_m, HEIGHT_STD)
+    return Setting(layout, tuple(terms), noise_known=options.noise_px is not None), prior
 
 
 def _with_lumbar(
@@ -479,14 +496,14 @@ class _Seen:
         keypoints = np.full((*shape, n_cameras, n, 2), np.nan)
         confidence = np.zeros((*shape, n_cameras, n))
         markers = np.full((*shape, n, 3), np.nan)
+        known, usable = np.zeros((*shape, n_cameras, n), bool), np.zeros(shape, bool)
         for row, clip in enumerate(clips):
+            known[row, : lengths[row]], usable[row, : lengths[row]] = clip.known, clip.usable
             keypoints[row, : lengths[row]] = clip.keypoints
             confidence[row, : lengths[row]] = np.nan_to_num(clip.confidence)
             if clip.markers is not None:
                 markers[row, : lengths[row]] = clip.markers
-        known = np.isfinite(keypoints).all(-1) & (confidence > 0)
         has_marker: NDArray[np.bool_] = np.asarray(np.isfinite(markers).all(-1))
-        usable = (known.sum(axis=(2, 3)) + has_marker.sum(-1)) >= LEAST_KEYPOINTS
         return cls(
             np.where(known[..., None], keypoints, 0).astype(dtype), known,
             np.clip(confidence, 0, 1).astype(dtype), _sizes(keypoints, known).astype(dtype),

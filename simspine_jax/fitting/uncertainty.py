@@ -21,9 +21,9 @@ from scipy.special import chdtri, ndtri
 from simspine_jax.arrays import Array, Float
 from simspine_jax.errors import ShapeError, SimspineError
 from simspine_jax.fitting.information import covariances_of, information_of
-from simspine_jax.fitting.solving import CHUNK, Whole, chunked, factorised
+from simspine_jax.fitting.solving import CHUNK, Whole, chunked, prior_factor
 from simspine_jax.fitting.subject import FitStatus, SubjectFit
-from simspine_jax.fitting.terms import Equations, Setting, marker_jacobian, markers_of, pose_precision
+from simspine_jax.fitting.terms import Setting, marker_jacobian, markers_of
 from simspine_jax.solvers.bordered import frame_covariances
 
 LIFE = 0.5
@@ -169,19 +169,9 @@ def _covariances(setting: Setting, whole: Whole, q: Array, theta: Array, correla
 
 @jax.jit
 def _variances_before(whole: Whole) -> Float[Array, "C T Q"]:
-    """Of coordinates that a prior holds in every frame, by that and the prior on motion; of others none."""
-    precision = pose_precision(whole.fixed, whole.data)
-    n, shared = precision.shape[-1], whole.free.shape[0]
-    dtype = precision.dtype
-    nothing = jnp.zeros_like(precision)
-    alone = Equations(
-        nothing[..., 0], nothing, precision[..., None] * jnp.eye(n, dtype=dtype),
-        jnp.zeros((*precision.shape, shared), dtype), jnp.zeros(shared, dtype), jnp.eye(shared, dtype=dtype),
-    )  # fmt: skip
-    others = (whole.fixed.frame_precision <= 0) | ~whole.valid[..., None]
-    factor, _ = factorised(whole, alone, others, 0.0)
-    own = jnp.moveaxis(frame_covariances(factor.banded), 1, 0)
-    return jnp.diagonal(own, axis1=-2, axis2=-1)
+    """Of coordinates by their priors, where these hold them in every frame; others' count for nothing."""
+    own = frame_covariances(prior_factor(whole))
+    return jnp.moveaxis(own.reshape(len(own), len(whole.valid), -1), 1, 0)
 
 
 def _marker_covariances(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -89,18 +90,12 @@ def learn_weights(
             f"There are {len(seen)} subjects with {sorted(counts)} frames and {steps} steps; "
             "valid are one or more subjects with as many frames each, and steps from 1"
         )
-    chosen = np.zeros(model.n_markers, bool)
-    chosen[model.marker_indices(scored)] = True
-    markers, truth, factors = (
-        jnp.asarray(np.stack([getattr(s, name) for s in seen]), model.dtype)
-        for name in ("markers", "truth", "scale_factors")
-    )
+    problem = _problem(model, seen, scored)
     optimiser = optax.adam(learning_rate)
     logs = jnp.zeros(model.n_markers, model.dtype)
     state, errors, best = optimiser.init(logs), [], (np.inf, logs)
-    counted = jnp.asarray(chosen)
     for step in range(steps + 1):
-        error, slope = _error_and_slope(logs, model, markers, truth, factors, counted)
+        error, slope = _error_and_slope(logs, problem)
         if not bool(jnp.isfinite(error)):
             raise ShapeError(
                 "No frame has a pose and the true place of a scored marker; valid is one or more such frames"
@@ -128,11 +123,26 @@ def weighted_error(
     Raises:
         UnknownNameError: a scored marker isn't the model's.
     """
+    logs = jnp.log(jnp.asarray(weights, model.dtype))
+    return float(_error_and_slope(logs, _problem(model, [seen], scored))[0])
+
+
+class _Problem(NamedTuple):
+    model: SpineModel
+    markers: Float[Array, "S T K 3"]
+    truth: Float[Array, "S T K 3"]
+    factors: Float[Array, "S B 3"]
+    chosen: Bool[Array, " K"]
+
+
+def _problem(model: SpineModel, seen: Sequence[Seen], scored: Sequence[str]) -> _Problem:
     chosen = np.zeros(model.n_markers, bool)
     chosen[model.marker_indices(scored)] = True
-    logs = jnp.log(jnp.asarray(weights, model.dtype))
-    arrays = (jnp.asarray(x, model.dtype)[None] for x in (seen.markers, seen.truth, seen.scale_factors))
-    return float(_error_and_slope(logs, model, *arrays, jnp.asarray(chosen))[0])
+    markers, truth, factors = (
+        jnp.asarray(np.stack([getattr(s, name) for s in seen]), model.dtype)
+        for name in ("markers", "truth", "scale_factors")
+    )
+    return _Problem(model, markers, truth, factors, jnp.asarray(chosen))
 
 
 def _weights(logs: Float[Array, " K"]) -> Float[Array, " K"]:
@@ -140,32 +150,18 @@ def _weights(logs: Float[Array, " K"]) -> Float[Array, " K"]:
 
 
 @jax.jit
-def _error_and_slope(
-    logs: Float[Array, " K"],
-    model: SpineModel,
-    markers: Float[Array, "S T K 3"],
-    truth: Float[Array, "S T K 3"],
-    factors: Float[Array, "S B 3"],
-    chosen: Bool[Array, " K"],
-) -> tuple[Array, Float[Array, " K"]]:
+def _error_and_slope(logs: Float[Array, " K"], problem: _Problem) -> tuple[Array, Float[Array, " K"]]:
     """The mean distance, m, and its gradient without frames that have none, whose solve is at a fold."""
-    each = jnp.broadcast_to(_weights(logs), markers.shape[:3])
-    error, slopes = _error(each, model, markers, truth, factors, chosen)
+    each = jnp.broadcast_to(_weights(logs), problem.markers.shape[:3])
+    error, slopes = jax.value_and_grad(_error)(each, problem)
     finite = jnp.isfinite(slopes).all(axis=-1, keepdims=True)
     (slope,) = jax.vjp(_weights, logs)[1](jnp.sum(jnp.where(finite, slopes, 0.0), axis=(0, 1)))
     return error, slope
 
 
-@jax.value_and_grad
-def _error(
-    weights: Float[Array, "S T K"],
-    model: SpineModel,
-    markers: Float[Array, "S T K 3"],
-    truth: Float[Array, "S T K 3"],
-    factors: Float[Array, "S B 3"],
-    chosen: Bool[Array, " K"],
-) -> Array:
+def _error(weights: Float[Array, "S T K"], problem: _Problem) -> Array:
     """Mean distance of the chosen markers from the truth over all subjects, m."""
+    model, *arrays, chosen = problem
 
     def one(weight: Array, found: Array, true: Array, factor: Array) -> tuple[Array, Array]:
         solution = solve_ik(model, found, weights=weight, scale_factors=factor)
@@ -177,5 +173,5 @@ def _error(
         return jnp.sum(jnp.where(counts, jnp.linalg.norm(off, axis=-1), 0.0)), jnp.sum(counts)
 
     # One subject after the other: the same program for each.
-    total, count = jax.lax.map(lambda parts: one(*parts), (weights, markers, truth, factors))
+    total, count = jax.lax.map(lambda parts: one(*parts), (weights, *arrays))
     return jnp.sum(total) / jnp.sum(count)

@@ -78,11 +78,8 @@ LEAST_CAMERAS = 2
 """That the chain needs, which gives the start."""
 
 
-LIFTED_DOUBT = (
-    "a lifter errs alike for seconds: where that was measured, on synthetic captures, intervals of 90 % held "
-    "the truth of 54 % of keypoints"
-)
-"""Said of each fit that has a lifter as prior; see the rows ``coverage90/monocular`` of the benchmark."""
+LIFTED_DOUBT = "a lifter errs alike for seconds and over the whole body, which intervals allow too little for"
+"""Said of each fit that has a lifter as prior."""
 
 
 def fit_record(layout: ReleaseLayout, subject: str) -> Path:
@@ -233,7 +230,7 @@ class _Run:
             self.files.note(f"the static trial of {source.name} has no part: sizes are of all its trials")
         seen = [self._seen(trial) for trial in inputs]
         chain = run_chain(model, seen, CHAIN, height_m=source.height_m, lifter=self.lifter)
-        options = replace(self.options, height_m=source.height_m)
+        options = replace(self.options, height_m=source.height_m or self.options.height_m)
         fit = fit_trials(model, seen, options, chain=chain, tell=self.tell)
         check_status(fit)
         sure = uncertainty_of(fit)
@@ -302,9 +299,7 @@ def _with_views(trial: TrialInput) -> TrialInput:
 
 def _that_shows(model: SpineModel, trial: TrialInput) -> TrialInput:
     """The trial, which a fit of others would be lost with if it showed nothing."""
-    clip = clip_of(model, trial)
-    known = np.isfinite(clip.keypoints).all(axis=-1) & (clip.confidence > 0)
-    if not (known.sum(axis=(1, 2)) >= LEAST_KEYPOINTS).any():
+    if not clip_of(model, trial).usable.any():
         raise SimspineError(
             f"No frame of trial '{trial.action}' shows {LEAST_KEYPOINTS} of the model's keypoints, so there "
             "is nothing to fit"
@@ -442,7 +437,7 @@ def fitted_size(model: SpineModel, source: SubjectSource, fit: SubjectFit) -> Su
     return SubjectSize(
         fit.scale_factors, height, source.mass_kg or MASS_INDEX * height**2,
         marker_offsets=fit.marker_offsets,
-        height_from="estimated from the fitted sizes" + (", given" if source.height_m else ""),
+        height_from="estimated from the fitted sizes" + (" and the given height" if source.height_m else ""),
         mass_from="given" if source.mass_kg else "estimated from the height alone",
     )  # fmt: skip
 

@@ -209,8 +209,7 @@ def test_covariances_are_blocks_of_the_dense_inverse(problem, arm_model: SpineMo
     whole = Whole(
         clips, fixed, jnp.asarray(prior.precision), jnp.asarray(prior.mean),
         jnp.asarray(prior.free, jnp.float64), jnp.linspace(0.01, 0.02, n)[None],
-        jnp.asarray(0.3),
-        jnp.ones((1, FRAMES), bool), jnp.asarray(5.0), no_spread(q[None]),
+        jnp.asarray(0.3), jnp.ones((1, FRAMES), bool), jnp.asarray(5.0), no_spread(q[None]),
     )  # fmt: skip
 
     def total(x: jax.Array) -> jax.Array:
@@ -435,7 +434,7 @@ def test_what_no_prior_and_no_picture_holds_is_told(arm_model: SpineModel, camer
 
 
 def test_a_measured_height_is_what_sizes_have(arm_model: SpineModel, cameras: Cameras, made) -> None:
-    clip, q, _, _factors, priors = made
+    clip, q, _, _, priors = made
     heights = []
     for height in (None, 2.2):
         options = FitOptions(priors, noise_px=1.0, correlated=False, rounds=1, height_m=height)

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 STEP, AGREE = 1e-2, 1e-3
 
 
-@pytest.fixture(scope="module", name="fit")
-def fitted(arm_model: SpineModel) -> SubjectFit:
+@pytest.fixture(scope="module", name="fit", params=[False, True], ids=["likeliest", "spread"])
+def fitted(arm_model: SpineModel, request) -> SubjectFit:
     options = FitOptions(
-        FitPriors(bias=0.0), noise_px=2.0, correlated=False, marginal=False, rounds=1, tolerance=1e-12
+        FitPriors(bias=0.0), noise_px=2.0, correlated=False, marginal=request.param, rounds=2, tolerance=1e-12
     )
     return fit_arm(arm_model, capture_arm(arm_model, on_an_arc(3), 0), options)
 
@@ -50,7 +50,8 @@ def test_derivatives_are_those_of_fits_again(fit: SubjectFit, what: str) -> None
     for side in (1, -1):
         moved = seen | {what: seen[what] + side * STEP * away}
         other = replace(data, keypoints=moved["keypoints"], precision=data.precision * moved["weights"])
-        again = descend(fit.setting, replace(fit.whole, data=other), q, fit.theta, 100, 1e-14)
+        whole = replace(fit.whole, data=other, spread=fit.spread)
+        again = descend(fit.setting, whole, q, fit.theta, 100, 1e-14)
         ends.append(float(jnp.sum(pull_q * again.q) + jnp.sum(pull_theta * again.theta)))
     assert float(jnp.sum(slope * away)) == pytest.approx((ends[0] - ends[1]) / (2 * STEP), rel=AGREE)
 
